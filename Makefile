@@ -1,0 +1,43 @@
+# Every target installs what it needs first. `make help` lists them.
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+BIN := .venv/bin
+RUN := $(BIN)/vae-lightning
+STAMP := .venv/.installed
+
+.PHONY: help install demo test test-full lint format clean
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+install: $(STAMP) ## Create .venv with the project and its tools
+
+demo: $(STAMP) ## Train and test a VAE on scikit-learn's digits in about a minute, pictures and numbers in runs/digits
+	$(RUN) fit --config configs/experiment/digits.yaml
+	$(RUN) test --ckpt_path runs/digits
+	$(RUN) sample --ckpt_path runs/digits
+	$(RUN) reconstruct --ckpt_path runs/digits
+
+test: $(STAMP) ## Run the tests (minutes; the slow ones are left out)
+	$(BIN)/python -m pytest
+
+test-full: $(STAMP) ## Run all tests, the slow ones too
+	$(BIN)/python -m pytest -m ''
+
+lint: $(STAMP) ## Check format, style, import contract and types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/lint-imports
+	$(BIN)/mypy
+
+format: $(STAMP) ## Bring the code into format
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean: ## Remove .venv and caches; runs and data stay
+	rm -rf .venv .pytest_cache .ruff_cache .mypy_cache .import_linter_cache build *.egg-info
