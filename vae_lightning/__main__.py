@@ -1,0 +1,3 @@
+from vae_lightning.experiment.cli import main
+
+raise SystemExit(main())

@@ -1,0 +1,86 @@
+"""Likelihoods over grey levels that sum to one: their code lengths are bits per dimension."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.distributions import Categorical, Distribution, Independent, MixtureSameFamily
+
+from vae_lightning.conditionals.likelihood import Likelihood
+from vae_lightning.core import Shape
+from vae_lightning.distributions import CategoricalLevels, DiscretizedLogistic
+from vae_lightning.nets import MLP, NetFactory
+
+SMALLEST_SCALE = 0.02
+"""In levels. A logistic this narrow gives one level all but e^-25 of the mass: no data needs a narrower one."""
+
+
+def _logistic(loc: Tensor, raw_scale: Tensor, levels: int) -> DiscretizedLogistic:
+    """Unit-free parameters, loc in [0, 1] and a raw scale, to levels. A raw scale of 0 is a tenth of the range."""
+    scale = SMALLEST_SCALE + 0.1 * (levels - 1) / math.log(2) * F.softplus(raw_scale)
+    return DiscretizedLogistic(loc * (levels - 1), scale, levels, validate_args=False)
+
+
+class DiscretizedLogisticLikelihood(Likelihood):
+    """A logistic for each value, integrated over its level (Salimans et al. 2017 with one component)."""
+
+    def __init__(self, latent_shape: Shape, image_shape: Shape, levels: int, net: NetFactory = MLP) -> None:
+        super().__init__(latent_shape, image_shape, levels, net, num_params=2)
+
+    def forward(self, context: Tensor) -> Distribution:
+        loc, raw_scale = self.params(context).unbind(-4)
+        return Independent(_logistic(loc, raw_scale, self.levels), 3, validate_args=False)
+
+    def init_from_data(self, image: Tensor) -> None:
+        self.head.set_bias(0, image.float().mean(0) / (self.levels - 1))
+
+
+class DiscretizedLogisticMixtureLikelihood(Likelihood):
+    """A mixture of `components` discretized logistics for each value (Salimans et al. 2017, eq. 1 and 2, without the
+    dependence between channels).
+
+    Args:
+        latent_shape: (d,).
+        image_shape: (C, H, W).
+        levels: how many grey levels a value can take.
+        net: from the latent to features.
+        components: how many logistics are mixed.
+    """
+
+    def __init__(
+        self, latent_shape: Shape, image_shape: Shape, levels: int, net: NetFactory = MLP, components: int = 5
+    ) -> None:
+        if components < 1:
+            raise ValueError(f"DiscretizedLogisticMixtureLikelihood.components: expected at least 1, got {components}.")
+        super().__init__(latent_shape, image_shape, levels, net, num_params=3 * components)
+        self.components = components
+        for k in range(components):  # spread over the range, or all components would stay the same one
+            self.head.set_bias(components + k, torch.full(tuple(image_shape), (k + 0.5) / components))
+
+    def forward(self, context: Tensor) -> Distribution:
+        logits, loc, raw_scale = self.params(context).movedim(-4, -1).chunk(3, -1)
+        mixture = MixtureSameFamily(
+            Categorical(logits=logits, validate_args=False),
+            _logistic(loc, raw_scale, self.levels),
+            validate_args=False,
+        )
+        return Independent(mixture, 3, validate_args=False)
+
+
+class CategoricalLikelihood(Likelihood):
+    """A free probability for every level of every value: the most flexible, and blind to the order of the levels."""
+
+    def __init__(self, latent_shape: Shape, image_shape: Shape, levels: int, net: NetFactory = MLP) -> None:
+        super().__init__(latent_shape, image_shape, levels, net, num_params=levels)
+
+    def forward(self, context: Tensor) -> Distribution:
+        logits = self.params(context).movedim(-4, -1)
+        return Independent(CategoricalLevels(logits, validate_args=False), 3, validate_args=False)
+
+    def init_from_data(self, image: Tensor) -> None:
+        smoothed = len(image) + self.levels
+        for level in range(self.levels):
+            self.head.set_bias(level, ((1 + (image == level).sum(0)) / smoothed).log())

@@ -1,0 +1,161 @@
+"""Gaussian likelihoods: N(mu(z), sigma^2) for each value, with four ways to come by sigma.
+
+`scale` is a standard deviation in units of the full range 0..1, as the notes write it; the density is over the integer
+image, so a fixed scale gives -log p(x|z) = squared error / (2 scale^2) + (D/2) log(2 pi scale^2 (levels-1)^2), the
+squared error taken over images in [0, 1].
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.distributions import Distribution, Independent, Normal
+
+from vae_lightning.conditionals.likelihood import Likelihood
+from vae_lightning.core import Shape
+from vae_lightning.nets import MLP, NetFactory
+
+
+def _normal(loc: Tensor, scale: Tensor, levels: int) -> Distribution:
+    """N(loc, scale^2) over images in [0, 1], carried to 0..levels-1."""
+    loc, scale = torch.broadcast_tensors(loc * (levels - 1), scale * (levels - 1))
+    return Independent(Normal(loc, scale, validate_args=False), 3, validate_args=False)
+
+
+def quantisation_scale(levels: int) -> float:
+    """Standard deviation of rounding to a level, in units of the range: below it a density only counts the rounding,
+    and grows without bound on pixels that never change."""
+    return 1 / math.sqrt(12) / (levels - 1)
+
+
+def _require_grey(name: str, levels: int) -> None:
+    if levels == 2:
+        raise ValueError(
+            f"{name} expects grey images, got binary ones, on which a learned Gaussian scale has no optimum: choose "
+            "BernoulliLikelihood, or GaussianLikelihood with a fixed scale."
+        )
+
+
+class GaussianLikelihood(Likelihood):
+    """N(mu(z), scale^2) with a fixed scale: the squared error of the notes.
+
+    Args:
+        latent_shape: (d,).
+        image_shape: (C, H, W).
+        levels: how many grey levels a value can take.
+        net: from the latent to features.
+        scale: standard deviation, images in [0, 1].
+    """
+
+    def __init__(
+        self, latent_shape: Shape, image_shape: Shape, levels: int, net: NetFactory = MLP, scale: float = 0.1
+    ) -> None:
+        if scale <= 0:
+            raise ValueError(f"GaussianLikelihood.scale: expected a standard deviation > 0, got {scale}.")
+        super().__init__(latent_shape, image_shape, levels, net)
+        self.scale = scale
+
+    def forward(self, context: Tensor) -> Distribution:
+        loc = self.params(context).squeeze(-4)
+        return _normal(loc, loc.new_full((), self.scale), self.levels)
+
+    def init_from_data(self, image: Tensor) -> None:
+        self.head.set_bias(0, image.float().mean(0) / (self.levels - 1))
+
+
+class GaussianLearnedScaleLikelihood(Likelihood):
+    """N(mu(z), sigma^2) with one sigma for all values, learned by gradient (the probabilistic-PCA noise)."""
+
+    def __init__(self, latent_shape: Shape, image_shape: Shape, levels: int, net: NetFactory = MLP) -> None:
+        _require_grey("GaussianLearnedScaleLikelihood", levels)
+        super().__init__(latent_shape, image_shape, levels, net)
+        self.raw_scale = nn.Parameter(torch.tensor(-1.0))
+
+    @property
+    def scale(self) -> Tensor:
+        return quantisation_scale(self.levels) + F.softplus(self.raw_scale)
+
+    def forward(self, context: Tensor) -> Distribution:
+        return _normal(self.params(context).squeeze(-4), self.scale, self.levels)
+
+    def init_from_data(self, image: Tensor) -> None:
+        self.head.set_bias(0, image.float().mean(0) / (self.levels - 1))
+
+
+class GaussianPixelScaleLikelihood(Likelihood):
+    """N(mu(z), sigma(z)^2) with a sigma of its own for each value of each image (heteroscedastic)."""
+
+    def __init__(self, latent_shape: Shape, image_shape: Shape, levels: int, net: NetFactory = MLP) -> None:
+        _require_grey("GaussianPixelScaleLikelihood", levels)
+        super().__init__(latent_shape, image_shape, levels, net, num_params=2)
+
+    def forward(self, context: Tensor) -> Distribution:
+        loc, raw = self.params(context).unbind(-4)
+        return _normal(loc, quantisation_scale(self.levels) + F.softplus(raw - 1), self.levels)
+
+    def init_from_data(self, image: Tensor) -> None:
+        self.head.set_bias(0, image.float().mean(0) / (self.levels - 1))
+
+
+class _OptimalScaleNormal(Independent):
+    """N(loc, s^2) whose log_prob takes for s the maximum-likelihood scale of the images it is asked for, and tells the
+    module that it did: exists in training only, where the scale is being fitted."""
+
+    def __init__(self, loc: Tensor, module: GaussianOptimalScaleLikelihood) -> None:
+        self._module = module
+        super().__init__(Normal(loc, torch.ones_like(loc), validate_args=False), 3, validate_args=False)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        loc = self.base_dist.mean
+        mean_square = (value - loc).square().mean().clamp_min(1 / 12)
+        self._module.observe(mean_square.detach())
+        return Independent(Normal(loc, mean_square.sqrt(), validate_args=False), 3, validate_args=False).log_prob(value)
+
+
+class GaussianOptimalScaleLikelihood(Likelihood):
+    """N(mu(z), sigma^2) with sigma at its analytic optimum, sigma^2 = mean squared error (Rybkin et al. 2021, eq. 6).
+
+    In training the optimum is that of the batch; evaluation uses the running mean of the training batches', as batch
+    normalisation does with its variance, so that validation and test see a fixed and proper density.
+
+    Args:
+        latent_shape: (d,).
+        image_shape: (C, H, W).
+        levels: how many grey levels a value can take.
+        net: from the latent to features.
+        momentum: weight of each new batch in the running mean.
+    """
+
+    mean_square: Tensor
+    batches: Tensor
+
+    def __init__(
+        self, latent_shape: Shape, image_shape: Shape, levels: int, net: NetFactory = MLP, momentum: float = 0.01
+    ) -> None:
+        _require_grey("GaussianOptimalScaleLikelihood", levels)
+        super().__init__(latent_shape, image_shape, levels, net)
+        self.momentum = momentum
+        self.register_buffer("mean_square", torch.tensor(float((levels - 1) ** 2)))  # in squared levels
+        self.register_buffer("batches", torch.tensor(0))
+
+    def observe(self, mean_square: Tensor) -> None:
+        """Takes one training batch's mean squared error, in squared levels, into the running mean."""
+        self.batches += 1
+        weight = torch.clamp_min(1 / self.batches, self.momentum)
+        self.mean_square += weight * (mean_square - self.mean_square)
+
+    @property
+    def scale(self) -> Tensor:
+        return self.mean_square.sqrt() / (self.levels - 1)
+
+    def forward(self, context: Tensor) -> Distribution:
+        loc = self.params(context).squeeze(-4)
+        if self.training:
+            return _OptimalScaleNormal(loc * (self.levels - 1), self)
+        return _normal(loc, self.scale, self.levels)
+
+    def init_from_data(self, image: Tensor) -> None:
+        self.head.set_bias(0, image.float().mean(0) / (self.levels - 1))

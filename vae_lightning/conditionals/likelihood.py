@@ -1,0 +1,84 @@
+"""What every p(x|z) shares: the net from latents to features, and the last map from features to the parameters."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from vae_lightning.core import Conditional, Shape
+from vae_lightning.nets import MLP, NetFactory
+
+
+class ImageHead(nn.Module):
+    """Features -> P parameters for each value of an image, (*S, *features) -> (*S, P, C, H, W).
+
+    Flat features get a linear map, feature maps (F, H, W) a 1x1 convolution.
+    """
+
+    def __init__(self, features: Shape, image_shape: Shape, num_params: int) -> None:
+        super().__init__()
+        self.features, self.image_shape, self.num_params = features, tuple(image_shape), num_params
+        channels = math.prod(image_shape) if len(features) == 1 else image_shape[0]
+        self.last: nn.Linear | nn.Conv2d = (
+            nn.Linear(features[0], num_params * channels)
+            if len(features) == 1
+            else nn.Conv2d(features[0], num_params * channels, 1)
+        )
+        nn.init.xavier_uniform_(self.last.weight)
+        nn.init.zeros_(self.last.bias)  # type: ignore[arg-type]
+
+    def forward(self, features: Tensor) -> Tensor:
+        lead = features.shape[: features.dim() - len(self.features)]
+        out: Tensor = self.last(features.reshape(math.prod(lead), *self.features))
+        return out.reshape(*lead, self.num_params, *self.image_shape)
+
+    @torch.no_grad()
+    def set_bias(self, index: int, value: Tensor) -> None:
+        """Makes parameter `index` start at `value` (C, H, W); a convolution, whose bias is one number a channel, at
+        its mean."""
+        if len(self.features) == 3:
+            value = value.mean((1, 2))
+        assert self.last.bias is not None
+        self.last.bias.view(self.num_params, -1)[index] = value.flatten()
+
+
+class Likelihood(Conditional):
+    """p(x|z) over integer images (C, H, W) in 0..levels-1, one factor for each value.
+
+    Args:
+        latent_shape: (d,).
+        image_shape: (C, H, W).
+        levels: how many grey levels a value can take.
+        net: from the latent to features.
+        num_params: how many parameters each value of the image needs.
+    """
+
+    def __init__(
+        self, latent_shape: Shape, image_shape: Shape, levels: int, net: NetFactory = MLP, num_params: int = 1
+    ) -> None:
+        super().__init__()
+        self.levels = levels
+        self.net = net(latent_shape, image_shape)
+        self.head = ImageHead(self.net.out_shape, image_shape, num_params)
+
+    def params(self, z: Tensor) -> Tensor:
+        """(*S, d) -> (*S, P, C, H, W)."""
+        out: Tensor = self.head(self.net(z))
+        return out
+
+    def init_from_data(self, image: Tensor) -> None:
+        """Starts the output biases at the training images' marginals: image (N, C, H, W), integers. Optional."""
+        return
+
+
+LikelihoodFactory = Callable[[Shape, Shape, int], Likelihood]
+
+
+def mean_logit(image: Tensor, levels: int) -> Tensor:
+    """logit of the mean image in [0, 1], pulled off the ends: (N, C, H, W) -> (C, H, W)."""
+    mean = image.float().mean(0) / (levels - 1)
+    edge = 1 / (len(image) + 2)
+    return torch.logit(mean.clamp(edge, 1 - edge))

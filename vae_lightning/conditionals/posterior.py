@@ -1,0 +1,96 @@
+"""q(z|x): encoders."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Distribution, Independent, Normal
+
+from vae_lightning.core import Conditional, Shape
+from vae_lightning.distributions import Delta
+from vae_lightning.nets import MLP, NetFactory
+
+LOG_SCALE_BOUND = 7.0
+
+
+def bounded_log_scale(raw: Tensor) -> Tensor:
+    """Log standard deviations smoothly kept within +-7 (about 0.001 to 1000), so that no batch makes them infinite."""
+    return LOG_SCALE_BOUND * torch.tanh(raw / LOG_SCALE_BOUND)
+
+
+class GaussianPosterior(Conditional):
+    """q(z|x) = N(mu(x), diag sigma(x)^2) (Kingma & Welling 2014, eq. 9). Starts at sigma = 1, near the prior.
+
+    Args:
+        image_shape: (C, H, W).
+        latent_shape: (d,).
+        net: from the image, scaled to [0, 1], to features.
+    """
+
+    def __init__(self, image_shape: Shape, latent_shape: Shape, net: NetFactory = MLP) -> None:
+        super().__init__()
+        self.net = net(image_shape, image_shape)
+        self.latent_shape = tuple(latent_shape)
+        features, size = math.prod(self.net.out_shape), math.prod(latent_shape)
+        self.mu = nn.Linear(features, size)
+        self.log_scale = nn.Linear(features, size)
+        nn.init.xavier_uniform_(self.mu.weight)
+        nn.init.zeros_(self.mu.bias)
+        nn.init.zeros_(self.log_scale.weight)
+        nn.init.zeros_(self.log_scale.bias)
+
+    def forward(self, context: Tensor) -> Distribution:
+        features = self.net(context)
+        scale = bounded_log_scale(self.log_scale(features)).exp()
+        return Independent(Normal(self.mu(features), scale, validate_args=False), 1, validate_args=False)
+
+
+class PointMass(Conditional):
+    """q(z|x) = all mass at f(x): the encoder of a plain autoencoder.
+
+    Args:
+        image_shape: (C, H, W).
+        latent_shape: (d,).
+        net: from the image, scaled to [0, 1], to features.
+    """
+
+    def __init__(self, image_shape: Shape, latent_shape: Shape, net: NetFactory = MLP) -> None:
+        super().__init__()
+        self.net = net(image_shape, image_shape)
+        self.code = nn.Linear(math.prod(self.net.out_shape), math.prod(latent_shape))
+        nn.init.xavier_uniform_(self.code.weight)
+        nn.init.zeros_(self.code.bias)
+
+    def forward(self, context: Tensor) -> Distribution:
+        return Delta(self.code(self.net(context)))
+
+
+class Corrupted(Conditional):
+    """q(z|corrupt(x)) in training, q(z|x) in evaluation: around any encoder it makes the denoising (variational)
+    autoencoder, since the decoder's target stays the clean image (Vincent et al. 2010).
+
+    Args:
+        image_shape: (C, H, W).
+        latent_shape: (d,).
+        encoder: the encoder that sees corrupted images.
+        corruption: takes and returns images scaled to [0, 1].
+    """
+
+    def __init__(
+        self,
+        image_shape: Shape,
+        latent_shape: Shape,
+        encoder: Callable[[Shape, Shape], Conditional],
+        corruption: nn.Module,
+    ) -> None:
+        super().__init__()
+        self.encoder = encoder(image_shape, latent_shape)
+        self.corruption = corruption
+
+    def forward(self, context: Tensor) -> Distribution:
+        seen = self.corruption(context) if self.training else context
+        distribution: Distribution = self.encoder(seen)
+        return distribution

@@ -1,0 +1,7 @@
+"""Measures of models and their baselines. All in nats per image unless the name says otherwise."""
+
+from vae_lightning.metrics.baselines import independent_pixels_nll, pca_squared_error
+from vae_lightning.metrics.likelihood import log_prob
+from vae_lightning.metrics.mean import MeanWithError
+
+__all__ = ["MeanWithError", "independent_pixels_nll", "log_prob", "pca_squared_error"]

@@ -1,0 +1,18 @@
+"""Tensor -> Tensor. No probability here, and any image size and channel count."""
+
+from vae_lightning.nets.base import Net, NetFactory, Shape
+from vae_lightning.nets.conv import ConvDecoder, ConvEncoder
+from vae_lightning.nets.corruption import GaussianNoise, Masking, SaltAndPepper
+from vae_lightning.nets.mlp import MLP
+
+__all__ = [
+    "MLP",
+    "ConvDecoder",
+    "ConvEncoder",
+    "GaussianNoise",
+    "Masking",
+    "Net",
+    "NetFactory",
+    "SaltAndPepper",
+    "Shape",
+]

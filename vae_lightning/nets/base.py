@@ -1,0 +1,47 @@
+"""What every net is: a map of tensors that knows the shapes at its two ends."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+
+from torch import Tensor, nn
+
+Shape = tuple[int, ...]
+
+
+class Net(nn.Module, ABC):
+    """Tensor -> Tensor, (*S, *in_shape) -> (*S, *out_shape), for any leading shape S.
+
+    A subclass builds its layers for one leading dimension and is called through `body`.
+
+    Args:
+        in_shape: the shape that comes in, without leading dimensions: (features,) or (C, H, W).
+        image_shape: the image's (C, H, W), for nets that have to grow to its size.
+    """
+
+    out_shape: Shape
+
+    def __init__(self, in_shape: Shape, image_shape: Shape) -> None:
+        super().__init__()
+        self.in_shape = tuple(in_shape)
+        self.image_shape = tuple(image_shape)
+
+    @abstractmethod
+    def body(self, x: Tensor) -> Tensor:
+        """(N, *in_shape) -> (N, *out_shape)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        lead = x.shape[: x.dim() - len(self.in_shape)]
+        if x.shape[len(lead) :] != self.in_shape:
+            raise ValueError(
+                f"{type(self).__name__} was built for inputs of shape {self.in_shape}, got {tuple(x.shape)}: "
+                "give images of the size that the model was trained on, or build the model for this size."
+            )
+        out: Tensor = self.body(x.reshape(math.prod(lead), *self.in_shape))
+        return out.reshape(*lead, *self.out_shape)
+
+
+NetFactory = Callable[[Shape, Shape], Net]
+"""(in_shape, image_shape) -> Net: how a configuration file names a net whose shapes it does not know yet."""

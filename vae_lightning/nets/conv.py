@@ -1,0 +1,123 @@
+"""Convolutional nets for images of any size: each stage halves (rounding up) or undoes exactly that halving."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+from torch import Tensor, nn
+
+from vae_lightning.nets.base import Net, Shape
+from vae_lightning.nets.mlp import glorot
+
+
+class ResidualBlock(nn.Module):
+    """x + conv(act(conv(act(x)))): keeps size and channels. The last convolution starts at zero, so the block starts
+    as the identity."""
+
+    def __init__(self, channels: int, activation: Callable[[], nn.Module]) -> None:
+        super().__init__()
+        last = nn.Conv2d(channels, channels, 3, padding=1)
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)  # type: ignore[arg-type]
+        self.body = nn.Sequential(activation(), nn.Conv2d(channels, channels, 3, padding=1), activation(), last)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = x + self.body(x)
+        return out
+
+
+def stage_sizes(size: tuple[int, int], stages: int) -> list[tuple[int, int]]:
+    """[(H, W), (ceil(H/2), ceil(W/2)), ...], stages + 1 of them."""
+    sizes = [size]
+    for _ in range(stages):
+        h, w = sizes[-1]
+        sizes.append(((h + 1) // 2, (w + 1) // 2))
+    return sizes
+
+
+class ConvEncoder(Net):
+    """Image (C, H, W) -> features (hidden,), or the flattened last stage where `hidden` is 0.
+
+    Args:
+        in_shape: the image's (C, H, W), any H and W.
+        image_shape: the same; every net takes it.
+        channels: width of each stage; each stage halves the height and the width.
+        blocks: residual blocks after each halving.
+        hidden: width of the fully connected layer at the end; 0 for none.
+        activation: the nonlinearity.
+    """
+
+    def __init__(
+        self,
+        in_shape: Shape,
+        image_shape: Shape,
+        channels: list[int] = [32, 64, 128],  # noqa: B006
+        blocks: int = 0,
+        hidden: int = 256,
+        activation: Callable[[], nn.Module] = nn.SiLU,
+    ) -> None:
+        super().__init__(in_shape, image_shape)
+        widths = [in_shape[0], *channels]
+        layers: list[nn.Module] = []
+        for fan_in, fan_out in zip(widths, channels, strict=False):
+            layers.append(nn.Conv2d(fan_in, fan_out, 3, stride=2, padding=1))
+            layers.extend(ResidualBlock(fan_out, activation) for _ in range(blocks))
+            layers.append(activation())
+        layers.append(nn.Flatten())
+        h, w = stage_sizes((in_shape[1], in_shape[2]), len(channels))[-1]
+        features = widths[-1] * h * w
+        if hidden:
+            layers += [glorot(nn.Linear(features, hidden)), activation()]
+        self.layers = nn.Sequential(*layers)
+        self.out_shape = (hidden or features,)
+
+    def body(self, x: Tensor) -> Tensor:
+        out: Tensor = self.layers(x)
+        return out
+
+
+class ConvDecoder(Net):
+    """Latent (d,) -> features (channels[-1], H, W) at the image's own size: the mirror of ConvEncoder.
+
+    Args:
+        in_shape: the latent's shape, (d,).
+        image_shape: (C, H, W), any H and W.
+        channels: width of each stage, from the smallest to the image's size; each stage doubles height and width.
+        blocks: residual blocks before each doubling.
+        hidden: width of the fully connected layer at the start; 0 for none.
+        activation: the nonlinearity.
+    """
+
+    def __init__(
+        self,
+        in_shape: Shape,
+        image_shape: Shape,
+        channels: list[int] = [128, 64, 32],  # noqa: B006
+        blocks: int = 0,
+        hidden: int = 256,
+        activation: Callable[[], nn.Module] = nn.SiLU,
+    ) -> None:
+        super().__init__(in_shape, image_shape)
+        _, height, width = image_shape
+        sizes = stage_sizes((height, width), len(channels))[::-1]  # smallest first
+        features = math.prod(in_shape)
+        layers: list[nn.Module] = [nn.Flatten()]
+        if hidden:
+            layers += [glorot(nn.Linear(features, hidden)), activation()]
+        h, w = sizes[0]
+        layers += [glorot(nn.Linear(hidden or features, channels[0] * h * w)), nn.Unflatten(1, (channels[0], h, w))]
+        for fan_in, fan_out, small, large in zip(
+            channels, [*channels[1:], channels[-1]], sizes, sizes[1:], strict=False
+        ):
+            # A transposed convolution of stride 2 gives 2h - 1 + extra rows: exactly the even or odd size it came from.
+            extra = (large[0] - (2 * small[0] - 1), large[1] - (2 * small[1] - 1))
+            layers.extend(ResidualBlock(fan_in, activation) for _ in range(blocks))
+            layers += [activation(), nn.ConvTranspose2d(fan_in, fan_out, 3, 2, padding=1, output_padding=extra)]
+        layers.append(activation())
+        self.layers = nn.Sequential(*layers)
+        self.out_shape = (channels[-1], height, width)
+
+    def body(self, x: Tensor) -> Tensor:
+        out: Tensor = self.layers(x)
+        return out

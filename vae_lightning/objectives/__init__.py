@@ -1,0 +1,8 @@
+"""What training minimises: pure functions of (model, batch, step)."""
+
+from vae_lightning.objectives.elbo import ELBO
+from vae_lightning.objectives.iwae import IWAE
+from vae_lightning.objectives.reconstruction import Reconstruction
+from vae_lightning.objectives.schedules import Constant, Cyclical, Linear, Schedule
+
+__all__ = ["ELBO", "IWAE", "Constant", "Cyclical", "Linear", "Reconstruction", "Schedule"]

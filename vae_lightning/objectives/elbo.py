@@ -1,0 +1,77 @@
+"""The evidence lower bound."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.distributions import Independent, kl_divergence
+
+from vae_lightning.core import Batch, LatentModel, Loss, Objective, Site, Trace
+from vae_lightning.objectives.schedules import Constant, Schedule
+
+
+def require_density(trace: Trace, objective: str) -> None:
+    """Raises ValueError where a posterior of the trace is a point mass."""
+    if trace.is_point_mass:
+        raise ValueError(
+            f"the objective {objective} needs a posterior with a density, got a point mass (an autoencoder), whose KL "
+            "to the prior is infinite: choose the encoder GaussianPosterior, or the objective Reconstruction."
+        )
+
+
+def kl_per_latent(site: Site) -> Tensor:
+    """KL(q || p) of each latent dimension, (B, d); raises ValueError unless both factorise and torch has the pair."""
+    q, p = site.q, site.p
+    if not (isinstance(q, Independent) and isinstance(p, Independent)):
+        raise ValueError(
+            f"free bits need a posterior and a prior that factorise over the latents, got {type(q).__name__} and "
+            f"{type(p).__name__} at {site.name!r}: set --model.objective.free_bits 0, or choose such a pair."
+        )
+    return kl_divergence(q.base_dist, p.base_dist)
+
+
+class ELBO(Objective):
+    """-(E_q log p(x|z) - beta KL(q || p)), averaged over the batch, in nats per image; beta = 1 is the bound itself.
+
+    Args:
+        beta: weight of the KL term, a schedule over steps (Higgins et al. 2017 for beta > 1).
+        free_bits: nats of each latent whose batch-mean KL goes unpunished (Kingma et al. 2016, appendix C.8).
+        num_samples: posterior samples per image in the expectation.
+    """
+
+    def __init__(self, beta: Schedule | float = 1.0, free_bits: float = 0.0, num_samples: int = 1) -> None:
+        super().__init__()
+        if free_bits < 0 or num_samples < 1:
+            raise ValueError(
+                f"ELBO: expected free_bits >= 0 and num_samples >= 1, got free_bits={free_bits}, "
+                f"num_samples={num_samples}."
+            )
+        self.beta = beta if isinstance(beta, Schedule) else Constant(float(beta))
+        self.free_bits, self.num_samples = free_bits, num_samples
+
+    def check(self, trace: Trace) -> None:
+        require_density(trace, "ELBO")
+
+    @property
+    def last_scheduled_step(self) -> int:
+        return self.beta.last_step
+
+    def _punished_kl(self, trace: Trace) -> Tensor:
+        if not self.free_bits:
+            return trace.kl().mean()
+        kl = [kl_per_latent(site).mean(0).clamp_min(self.free_bits).sum() for site in trace.sites]
+        return torch.stack(kl).sum()
+
+    def forward(self, model: LatentModel, batch: Batch, step: int) -> Loss:
+        trace = model.trace(batch, self.num_samples if self.num_samples > 1 else None)
+        distortion = -trace.log_likelihood(batch["image"]).mean()
+        rate = trace.kl().mean()
+        beta = self.beta(step)
+        value = distortion + beta * self._punished_kl(trace)
+        logs = {
+            "elbo": -(distortion + rate).detach(),
+            "distortion": distortion.detach(),
+            "rate": rate.detach(),
+            "beta": value.new_tensor(beta),
+        }
+        return Loss(value, logs)

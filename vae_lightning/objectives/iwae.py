@@ -1,0 +1,32 @@
+"""The importance-weighted bound."""
+
+from __future__ import annotations
+
+import math
+
+from vae_lightning.core import Batch, LatentModel, Loss, Objective, Trace
+from vae_lightning.objectives.elbo import require_density
+
+
+class IWAE(Objective):
+    """-log (1/K sum_k p(x, z_k) / q(z_k|x)), averaged over the batch, in nats per image (Burda et al. 2016, eq. 8).
+
+    K = 1 is the ELBO; the bound rises with K to log p(x). What is logged is the bound itself.
+
+    Args:
+        num_samples: K.
+    """
+
+    def __init__(self, num_samples: int = 5) -> None:
+        super().__init__()
+        if num_samples < 1:
+            raise ValueError(f"IWAE.num_samples: expected at least 1, got {num_samples}.")
+        self.num_samples = num_samples
+
+    def check(self, trace: Trace) -> None:
+        require_density(trace, "IWAE")
+
+    def forward(self, model: LatentModel, batch: Batch, step: int) -> Loss:
+        log_weight = model.trace(batch, self.num_samples).log_weight(batch["image"])  # (K, B)
+        bound = (log_weight.logsumexp(0) - math.log(self.num_samples)).mean()
+        return Loss(-bound, {"iwae": bound.detach(), "elbo": log_weight.detach().mean()})
