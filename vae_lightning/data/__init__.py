@@ -1,0 +1,22 @@
+"""Images in memory. This room never hears of models."""
+
+from vae_lightning.data.binarized_mnist import BinarizedMNIST
+from vae_lightning.data.digits import Digits
+from vae_lightning.data.folder import ImageFolder
+from vae_lightning.data.module import ImageData
+from vae_lightning.data.source import Images, ImageSource, Splits
+from vae_lightning.data.torchvision_sources import CIFAR10, KMNIST, MNIST, FashionMNIST
+
+__all__ = [
+    "CIFAR10",
+    "KMNIST",
+    "MNIST",
+    "BinarizedMNIST",
+    "Digits",
+    "FashionMNIST",
+    "ImageData",
+    "ImageFolder",
+    "ImageSource",
+    "Images",
+    "Splits",
+]

@@ -1,0 +1,157 @@
+"""Any folder of images."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+
+from vae_lightning.data.source import Images, ImageSource, Shape, Splits
+
+MODES = {1: "L", 3: "RGB", 4: "RGBA"}
+
+
+class ImageFolder(ImageSource):
+    """Images below a folder, in any format that Pillow reads.
+
+    With sub-folders `train` and `test` (and perhaps `val`) these are the splits; else a part is split off for test by a
+    fixed seed. Sub-folders of a split are classes; images beside them or without them have no label.
+
+    Args:
+        path: the folder.
+        size: (height, width) to bring every image to; null expects images of one size and takes them as they are.
+        crop: with `size`, scale the image to cover it and cut the centre out; false stretches the image instead.
+        channels: 1 for grey, 3 for RGB, 4 for RGBA.
+        test_fraction: share of the images for test where there is no folder `test`.
+        skip_unreadable: name and skip files that cannot be read, instead of refusing them.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        size: tuple[int, int] | None = None,
+        crop: bool = True,
+        channels: int = 3,
+        test_fraction: float = 0.1,
+        skip_unreadable: bool = False,
+    ) -> None:
+        if channels not in MODES:
+            raise ValueError(f"ImageFolder.channels: expected 1 (grey), 3 (RGB) or 4 (RGBA), got {channels}.")
+        if size is not None and min(size) < 1:
+            raise ValueError(f"ImageFolder.size: expected (height, width) of at least 1, got {tuple(size)}.")
+        if not 0 < test_fraction < 1:
+            raise ValueError(f"ImageFolder.test_fraction: expected a share between 0 and 1, got {test_fraction}.")
+        self.path = Path(path).expanduser()
+        self.size = None if size is None else (size[0], size[1])
+        self.crop, self.channels = crop, channels
+        self.test_fraction, self.skip_unreadable = test_fraction, skip_unreadable
+
+    @property
+    def image_shape(self) -> Shape:
+        if self.size is not None:
+            return (self.channels, *self.size)
+        folder = self.path / "train" if (self.path / "train").is_dir() else self.path
+        for file in list_images(folder):
+            try:
+                with Image.open(file) as picture:
+                    return (self.channels, picture.height, picture.width)
+            except (OSError, UnidentifiedImageError):
+                continue  # named when the images are read
+        raise ValueError(f"{folder}: expected images, got only files that cannot be read.")
+
+    @property
+    def levels(self) -> int:
+        return 256
+
+    def load(self, root: Path, download: bool) -> Splits:
+        shape = self.image_shape
+        if (self.path / "train").is_dir() and (self.path / "test").is_dir():
+            classes = class_names(self.path / "train")
+            parts = {
+                name: self._read(self.path / name, classes, shape)
+                for name in ("train", "test", "val")
+                if (self.path / name).is_dir()
+            }
+            return Splits(**parts)
+        images = self._read(self.path, class_names(self.path), shape)
+        order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
+        count = max(1, round(self.test_fraction * len(images)))
+        return Splits(train=images[order[count:]], test=images[order[:count]])
+
+    def _read(self, folder: Path, classes: list[str], shape: Shape) -> Images:
+        files = list_images(folder)
+        with ThreadPoolExecutor() as pool:  # Pillow decodes outside the interpreter lock
+            results = list(pool.map(lambda file: self._decode(file, shape), files))
+        bad = [result for result in results if isinstance(result, str)]
+        if bad and not self.skip_unreadable:
+            raise ValueError(
+                f"{len(bad)} of {len(files)} files in {folder} cannot be read ({'; '.join(bad[:5])}): mend or remove "
+                "them, or skip them with --data.source.skip_unreadable true."
+            )
+        for line in bad:
+            print(f"skipped: {line}")
+        good = [(file, result) for file, result in zip(files, results, strict=True) if isinstance(result, Tensor)]
+        if not good:
+            raise ValueError(f"{folder}: expected images, got only files that cannot be read.")
+        image = torch.stack([result for _, result in good])
+        labels = [file.relative_to(folder).parts[0] if file.parent != folder else None for file, _ in good]
+        if not classes or None in labels:
+            return Images(image)
+        if unknown := sorted({str(name) for name in labels} - set(classes)):
+            raise ValueError(f"{folder} has the class folders {unknown}, which the training images lack.")
+        return Images(image, torch.tensor([classes.index(str(name)) for name in labels]))
+
+    def _decode(self, file: Path, shape: Shape) -> Tensor | str:
+        """(C, H, W) uint8, or what is wrong with the file."""
+        try:
+            with Image.open(file) as opened:
+                if opened.mode.startswith(("I", "F")):
+                    return f"{file}: expected 8 bits a channel, got mode {opened.mode}"
+                picture = ImageOps.exif_transpose(opened).convert(MODES[self.channels])
+        except (OSError, UnidentifiedImageError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            return f"{file}: {error}"
+        _, height, width = shape
+        if self.size is None and (picture.height, picture.width) != (height, width):
+            raise ValueError(
+                f"{file} is {picture.height}x{picture.width}, while the first image is {height}x{width}: bring them to "
+                f"one size with --data.source.size [{height},{width}]."
+            )
+        if self.size is not None and (picture.height, picture.width) != self.size:
+            picture = ImageOps.fit(picture, (width, height)) if self.crop else picture.resize((width, height))
+        pixels = np.asarray(picture).reshape(height, width, self.channels)
+        return torch.from_numpy(pixels.copy()).permute(2, 0, 1)
+
+
+def list_images(folder: Path) -> list[Path]:
+    """All images below a folder, sorted, by the suffixes that Pillow knows.
+
+    Raises:
+        FileNotFoundError: no such folder.
+        ValueError: no image in it.
+    """
+    if not folder.is_dir():
+        raise FileNotFoundError(
+            f"{folder}: expected a folder of images, got {'a file' if folder.exists() else 'nothing there'}: check "
+            "--data.source.path."
+        )
+    known = {suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN}
+    files = sorted(f for f in folder.rglob("*") if f.suffix.lower() in known and f.is_file() and not _hidden(f, folder))
+    if not files:
+        raise ValueError(f"{folder}: expected images, got none with a suffix such as .png or .jpg in it or below it.")
+    return files
+
+
+def _hidden(file: Path, folder: Path) -> bool:
+    return any(part.startswith(".") for part in file.relative_to(folder).parts)
+
+
+def class_names(folder: Path) -> list[str]:
+    """Names of the sub-folders that hold the images, sorted; empty where an image lies beside them."""
+    files: Iterable[Path] = list_images(folder)
+    parents = {file.relative_to(folder).parts[0] if file.parent != folder else "" for file in files}
+    return [] if "" in parents else sorted(parents)
