@@ -1,0 +1,184 @@
+"""Checkpoint files: finding them, reading them safely, and rebuilding a model from one alone."""
+
+from __future__ import annotations
+
+import pickle
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Distribution
+
+from vae_lightning.core import Batch, Given, LatentModel, PosteriorMean, Shape
+from vae_lightning.experiment.module import RECORD, Experiment
+from vae_lightning.metrics import log_prob
+
+
+def find_checkpoint(path: str | Path, prefer: str = "best") -> Path:
+    """The checkpoint file that a path means: a file itself, the best (or last) of a run's folder, or that of the newest
+    run in an experiment's folder.
+
+    Raises:
+        FileNotFoundError: nothing there, or a folder without checkpoints.
+    """
+    path = Path(path).expanduser()
+    if path.is_file():
+        return path
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: expected a checkpoint file or the folder of a run, got nothing there.")
+    runs = [path] if (path / "checkpoints").is_dir() else sorted(path.glob("*/"), key=lambda run: run.stat().st_mtime)
+    for run in reversed(runs):
+        files = sorted((run / "checkpoints").glob("*.ckpt"), key=lambda file: (file.stat().st_mtime, file.name))
+        last = [file for file in files if file.stem.startswith("last")]
+        best = [file for file in files if file not in last]
+        for choice in (best, last) if prefer == "best" else (last, best):
+            if choice:
+                return choice[-1]
+    raise FileNotFoundError(f"{path}: expected checkpoints/*.ckpt in it or in a run below it, got none.")
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """The checkpoint's content, on the CPU, by torch's safe loading only.
+
+    Raises:
+        ValueError: not a checkpoint, damaged, or not one of this project.
+    """
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, zipfile.BadZipFile, KeyError, ValueError) as error:
+        first = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
+        raise ValueError(
+            f"{path}: expected a checkpoint that torch can load safely, got a file that is none, is damaged or holds "
+            f"more than plain data ({first}): give a checkpoint that `vae-lightning fit` wrote."
+        ) from error
+    if not isinstance(content, dict) or RECORD not in content or "state_dict" not in content:
+        raise ValueError(
+            f"{path}: expected a checkpoint that `vae-lightning fit` wrote, got a file of another program."
+        )
+    if content[RECORD]["config"] is None:
+        raise ValueError(
+            f"{path}: expected a checkpoint that holds its configuration, got one of an Experiment built in Python: "
+            "rebuild it there and use load_weights, or train it from a configuration file."
+        )
+    return content
+
+
+def load_weights(module: nn.Module, state: dict[str, Tensor], path: Path) -> None:
+    """Loads a checkpoint's weights; raises ValueError where they are another model's."""
+    try:
+        module.load_state_dict(state)
+    except RuntimeError as error:
+        detail = " ".join(line.strip() for line in str(error).splitlines()[1:3])
+        raise ValueError(
+            f"{path}: expected weights of the model configured here, got those of another one ({detail}): leave "
+            "the model's settings to the checkpoint, or give the checkpoint of this model."
+        ) from error
+
+
+def build(config: dict[str, Any]) -> Experiment:
+    """An Experiment from the `model` part of a configuration, plain data, through jsonargparse as the command line.
+
+    Raises:
+        ValueError: the configuration names a class or a key that does not exist.
+    """
+    from jsonargparse import ArgumentError, ArgumentParser
+
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(Experiment, "model")
+    try:
+        parsed = parser.parse_object({"model": config})
+    except ArgumentError as error:
+        raise ValueError(f"the model's configuration does not fit this version of vae_lightning: {error}") from error
+    experiment: Experiment = parser.instantiate(parsed).model
+    return experiment
+
+
+class TrainedModel(nn.Module):
+    """A trained model for any script. Images are integers 0..levels-1, (B, C, H, W), of any dtype; densities are in
+    nats per image.
+
+    The methods compute no gradients; `latent_model` is the module itself for those who want them.
+    """
+
+    def __init__(self, latent_model: LatentModel, image_shape: Shape, levels: int) -> None:
+        super().__init__()
+        self.latent_model, self.image_shape, self.levels = latent_model, tuple(image_shape), levels
+
+    def _given(self, x: Tensor) -> Batch:
+        """Raises ValueError for images of another shape or range."""
+        if tuple(x.shape[1:]) != self.image_shape or x.dim() != len(self.image_shape) + 1:
+            raise ValueError(
+                f"expected images of shape (B, {', '.join(map(str, self.image_shape))}), got {tuple(x.shape)}."
+            )
+        x = x.float()
+        if not (x.min() >= 0 and x.max() <= self.levels - 1 and (x == x.round()).all()):
+            raise ValueError(
+                f"expected images that hold the integers 0..{self.levels - 1}, got values between {x.min().item():g} "
+                f"and {x.max().item():g}: scale them to that range and round."
+            )
+        return {"image": x.to(next(self.parameters()).device)}
+
+    @torch.no_grad()
+    def encode(self, x: Tensor) -> Distribution:
+        """q(z|x), batch_shape (B,)."""
+        return self.latent_model.trace(self._given(x)).sites[0].q
+
+    @torch.no_grad()
+    def decode(self, z: Tensor) -> Distribution:
+        """p(x|z) for z (*S, d): batch_shape S, over integer images."""
+        return self.latent_model(Given({"z": z.to(next(self.parameters()).device)}), {})
+
+    @torch.no_grad()
+    def sample(self, num_samples: int) -> Distribution:
+        """p(x|z) for z from the prior, batch_shape (num_samples,): `.mean` the expected image, `.sample()` draws one.
+
+        Raises:
+            ValueError: the model is an autoencoder, whose codes follow no prior.
+        """
+        if self.is_autoencoder():
+            raise ValueError(
+                "expected a model with a prior that its codes follow, got an autoencoder (point-mass posterior), which "
+                "cannot be sampled: train a VAE (encoder GaussianPosterior, objective ELBO)."
+            )
+        return self.latent_model.sample({}, num_samples)
+
+    @torch.no_grad()
+    def is_autoencoder(self) -> bool:
+        """Whether the posterior is a point mass."""
+        blank: Batch = {"image": torch.zeros(1, *self.image_shape, device=next(self.parameters()).device)}
+        return self.latent_model.trace(blank).is_point_mass
+
+    @torch.no_grad()
+    def reconstruct(self, x: Tensor) -> Distribution:
+        """p(x|z) at the posterior's mean, batch_shape (B,)."""
+        return self.latent_model(PosteriorMean(), self._given(x))
+
+    @torch.no_grad()
+    def elbo(self, x: Tensor) -> Tensor:
+        """The evidence lower bound of each image by one posterior sample, (B,); -inf for an autoencoder."""
+        given = self._given(x)
+        trace = self.latent_model.trace(given)
+        return trace.log_likelihood(given["image"]) - trace.kl()
+
+    @torch.no_grad()
+    def log_prob(self, x: Tensor, num_samples: int = 1000) -> Tensor:
+        """log p(x) of each image by `num_samples` importance samples, (B,)."""
+        return log_prob(self.latent_model, self._given(x), num_samples)
+
+
+def load_model(path: str, device: str = "cpu") -> TrainedModel:
+    """The trained model of a checkpoint file or a run's folder, in evaluation mode. The checkpoint alone is enough.
+
+    Raises:
+        FileNotFoundError: no checkpoint there.
+        ValueError: the file is no checkpoint of this project, or is damaged.
+    """
+    file = find_checkpoint(path)
+    content = read_checkpoint(file)
+    record = content[RECORD]
+    experiment = build(record["config"]["model"])
+    load_weights(experiment, content["state_dict"], file)
+    model = TrainedModel(experiment.latent_model, tuple(record["image_shape"]), record["levels"])
+    return model.eval().to(device)

@@ -1,0 +1,266 @@
+"""The command line: LightningCLI, with a checkpoint's own configuration below what the user says."""
+
+from __future__ import annotations
+
+import csv
+import io
+import logging
+import os
+import secrets
+import sys
+import tempfile
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from jsonargparse import ArgumentParser, Namespace
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+
+# Imported so that configuration files can name their classes by the last word alone.
+from vae_lightning.data import ImageData
+from vae_lightning.experiment.checkpoint import find_checkpoint, read_checkpoint
+from vae_lightning.experiment.commands import CommandTrainer
+from vae_lightning.experiment.module import RECORD, Experiment
+from vae_lightning.experiment.report import draw_curve, write_report
+from vae_lightning.experiment.run import (
+    INHERITED,
+    CSVHistory,
+    RecordRun,
+    Run,
+    claim,
+    drop_if_empty,
+    folder_of,
+    newest_run,
+    write_atomically,
+)
+
+USERS_ERRORS = (ValueError, TypeError, OSError, FloatingPointError, MisconfigurationException)
+TRACEBACK = "VAE_LIGHTNING_TRACEBACK"
+COMMANDS = ("fit", "validate", "test", "predict", "sample", "reconstruct", "encode")
+
+
+class CLI(LightningCLI):
+    """LightningCLI with runs in folders, checkpoints that bring their configuration, and commands of its own."""
+
+    run_folder: Path | None = None
+    until: int | None = None  # the step up to which a resumed run's metrics are kept
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        skip = {"model", "train_dataloaders", "val_dataloaders", "dataloaders", "datamodule", "verbose", "weights_only"}
+        return {
+            "fit": skip,
+            "validate": skip,
+            "test": skip,
+            "predict": skip | {"return_predictions"},
+            **{name: {"model", "datamodule"} for name in ("sample", "reconstruct", "encode")},
+        }
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_class_arguments(Run, "run")
+        parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
+        parser.set_defaults(
+            {
+                "checkpoint.monitor": "val/elbo",
+                "checkpoint.mode": "max",
+                "checkpoint.save_last": True,
+                "checkpoint.filename": "best",
+                "checkpoint.enable_version_counter": False,
+            }
+        )
+
+    @property
+    def section(self) -> Namespace:
+        """The configuration of the command that runs."""
+        section: Namespace = self.config[self.subcommand]
+        return section
+
+    def before_instantiate_classes(self) -> None:
+        section, fitting = self.section, self.subcommand == "fit"
+        if fitting and section.ckpt_path == "last":
+            section.ckpt_path = str(find_checkpoint(newest_run(section.run), prefer="last"))
+        if not fitting and section.ckpt_path is None:
+            raise ValueError(
+                f"{self.subcommand}: expected --ckpt_path with a checkpoint file or a run's folder, got none."
+            )
+        if section.model.image_shape is None:
+            data_parser = ArgumentParser()
+            data_parser.add_class_arguments(ImageData, "data")
+            data = data_parser.instantiate(Namespace(data=section.data)).data
+            section.model.image_shape, section.model.levels = list(data.image_shape), data.levels
+        if not fitting:
+            self.run_folder = folder_of(Path(section.ckpt_path))
+            section.trainer.logger, section.trainer.callbacks = False, None
+            section.trainer.enable_checkpointing = False
+            self._parser(self.subcommand).callback_keys = []
+            self.save_config_callback = None
+        elif section.trainer.fast_dev_run:
+            self.save_config_callback = None
+        else:
+            self._open_run(section)
+
+    def _open_run(self, section: Namespace) -> None:
+        """Finds or makes the run's folder, and gives the loggers their place in it."""
+        recorded = section.clone()
+        recorded.ckpt_path = None
+        text = self._parser(self.subcommand).dump(recorded, skip_none=False)
+        if section.ckpt_path is not None and section.run.name is None:
+            checkpoint = Path(section.ckpt_path)
+            self.run_folder, self.until = folder_of(checkpoint), read_checkpoint(checkpoint)["global_step"]
+        else:
+            self.run_folder = claim(section.run)
+        os.environ[INHERITED] = str(self.run_folder)
+        self.save_config_kwargs = {"folder": self.run_folder, "text": text}
+        for logger in _as_list(section.trainer.logger):
+            if logger.class_path.endswith("WandbLogger"):
+                logger.init_args.save_dir = str(self.run_folder)
+                logger.init_args.name = logger.init_args.name or f"{section.run.experiment}/{self.run_folder.name}"
+                logger.init_args.id = wandb_id(self.run_folder)
+                logger.init_args.resume = "allow"
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        if self.run_folder is not None and self.subcommand == "fit":
+            self.model.config = yaml.safe_load(self.save_config_kwargs["text"])
+            loggers = _as_list(self.config_init[self.subcommand].trainer.logger)
+            kwargs["logger"] = [CSVHistory(self.run_folder, self.until), *loggers]
+        return super().instantiate_trainer(**kwargs)
+
+    # -- what happens around the Trainer's own methods -----------------------------------------------------------------
+
+    def after_fit(self) -> None:
+        if self.run_folder is None or not self.trainer.is_global_zero:
+            return
+        draw_curve(self.run_folder)
+        print(f"run: {self.run_folder}\ntest it: vae-lightning test --ckpt_path {self.run_folder}")
+
+    def test(self, **kwargs: Any) -> None:
+        self.trainer.test(verbose=False, **kwargs)
+        assert self.run_folder is not None
+        if self.trainer.is_global_zero:
+            print(write_report(self.model, self.datamodule, self.run_folder))
+            print(f"kept: {self.run_folder / 'test.json'}")
+
+    def predict(self, **kwargs: Any) -> None:
+        batches = self.trainer.predict(return_predictions=True, **kwargs)
+        assert self.run_folder is not None
+        assert batches
+        scores = {name: torch.cat([batch[name] for batch in batches]).tolist() for name in batches[0]}
+        text = io.StringIO()
+        writer = csv.writer(text)
+        writer.writerow(["image", *scores])
+        writer.writerows([i, *row] for i, row in enumerate(zip(*scores.values(), strict=True)))
+        path = self.run_folder / "predictions.csv"
+        write_atomically(path, text.getvalue())
+        print(f"ELBO, rate and distortion of {len(scores['elbo'])} test images: {path}")
+
+
+def _as_list(logger: Any) -> list[Any]:
+    """--trainer.logger is one, a list, a flag or nothing."""
+    if isinstance(logger, list):
+        return logger
+    return [] if logger is None or isinstance(logger, bool) else [logger]
+
+
+def wandb_id(folder: Path) -> str:
+    """The run's id at W&B, made once, so that a resumed run goes on there too."""
+    path = folder / "wandb_id"
+    if not path.is_file():
+        write_atomically(path, secrets.token_hex(4))
+    return path.read_text()
+
+
+@contextmanager
+def checkpoint_config(args: list[str]) -> Iterator[list[str]]:
+    """The arguments with the checkpoint's own configuration in front of them, so that whatever the user says wins."""
+    index, value = _find_option(args, "--ckpt_path")
+    with_config = any(arg in ("-c", "--config") or arg.startswith("--config=") for arg in args)
+    if not args or args[0] not in COMMANDS or value is None or (value == "last" and with_config):
+        yield args
+        return
+    fitting = args[0] == "fit"
+    run = newest_run(Run(), everywhere=True) if value == "last" else Path(value)
+    path = find_checkpoint(run, prefer="last" if fitting else "best")
+    config = read_checkpoint(path)[RECORD]["config"]
+    keys = ("seed_everything", "model", "data", *(("trainer", "checkpoint", "run") if fitting else ()))
+    kept = {key: config[key] for key in keys}
+    if fitting:
+        kept["run"] = {**kept["run"], "name": None}
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "checkpoint.yaml"
+        file.write_text(yaml.safe_dump(kept))
+        rest = [*args[1:index], f"--ckpt_path={path}", *args[index + (1 if "=" in args[index] else 2) :]]
+        yield [args[0], "--config", str(file), *rest]
+
+
+def _find_option(args: list[str], name: str) -> tuple[int, str | None]:
+    """Where an option stands and what it says."""
+    for i, arg in enumerate(args):
+        if arg.startswith(f"{name}="):
+            return i, arg.partition("=")[2]
+        if arg == name and i + 1 < len(args):
+            return i, args[i + 1]
+    return -1, None
+
+
+NOISE = (
+    "Tip:",
+    "GPU available",
+    "TPU available",
+    "HPU available",
+    "Restor",
+    "Loaded model weights",
+    "`Trainer.fit` stopped",
+)
+
+
+def quieten() -> None:
+    """Leaves out what Lightning says at every run and no user can act on."""
+    keep = lambda record: not any(words in record.getMessage() for words in NOISE)  # noqa: E731
+    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.seed", "lightning.pytorch"):
+        logging.getLogger(name).addFilter(keep)
+    for words in (
+        "does not have many workers",
+        "LeafSpec",
+        "treespec",
+        "`isinstance\\(treespec",
+        "exists and is not empty",
+    ):
+        warnings.filterwarnings("ignore", f".*{words}.*")
+
+
+def main(args: list[str] | None = None) -> int:
+    """Runs one command; returns its status. What is the user's to mend becomes one sentence on standard error, with
+    the traceback only where the environment variable VAE_LIGHTNING_TRACEBACK is set."""
+    given = sys.argv[1:] if args is None else args
+    os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"  # Lightning loads checkpoints itself, and safely like this
+    os.environ.pop(INHERITED, None) if "LOCAL_RANK" not in os.environ else None
+    quieten()
+    program, before = Path(sys.argv[0]).name, sys.argv
+    try:
+        with checkpoint_config(given) as full:
+            sys.argv = [sys.argv[0], *full]
+            CLI(
+                Experiment,
+                ImageData,
+                trainer_class=CommandTrainer,
+                save_config_callback=RecordRun,
+                seed_everything_default=0,
+                auto_configure_optimizers=False,
+                parser_kwargs={"prog": "vae-lightning"} if program == "__main__.py" else {},
+            )
+    except USERS_ERRORS as error:
+        if os.environ.get(TRACEBACK):
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    finally:
+        sys.argv = before
+        drop_if_empty(os.environ.get(INHERITED))
+    return 0

@@ -1,0 +1,145 @@
+"""The commands beside Lightning's own: methods of the Trainer, whose signatures become the flags."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.pytorch import Trainer
+from torch import Tensor
+
+from vae_lightning.data import ImageData
+from vae_lightning.data.module import Split
+from vae_lightning.experiment.checkpoint import TrainedModel, find_checkpoint, load_weights, read_checkpoint
+from vae_lightning.experiment.module import Experiment, check_images_match
+from vae_lightning.experiment.pictures import grid, reconstruction_grid, save_picture
+from vae_lightning.experiment.run import folder_of
+
+PICTURES, ARRAYS = (".png",), (".npy", ".npz")
+
+
+class CommandTrainer(Trainer):
+    """Lightning's Trainer with `sample`, `reconstruct` and `encode`."""
+
+    def sample(
+        self,
+        model: Experiment,
+        datamodule: ImageData,
+        ckpt_path: str,
+        num_samples: int = 64,
+        mean: bool = True,
+        output: str | None = None,
+    ) -> None:
+        """Draws images from the prior: a picture, or an array.
+
+        Args:
+            ckpt_path: checkpoint file or run folder.
+            num_samples: how many.
+            mean: E[x|z] of each z; false draws x from p(x|z).
+            output: file to write, .png for a picture, .npy for the integer images (N, C, H, W); null means samples.png
+                in the run's folder.
+        """
+        trained, path = self._load(model, ckpt_path)
+        file = output_file(output, path, "samples.png", (*PICTURES, ".npy"))
+        parts: list[Tensor] = []
+        for start in range(0, num_samples, datamodule.eval_batch_size):
+            px = trained.sample(min(datamodule.eval_batch_size, num_samples - start))
+            parts.append((px.mean if mean else px.sample()).cpu())
+        images = torch.cat(parts)
+        if file.suffix == ".npy":
+            write_array(file, lambda stream: np.save(stream, images.round().to(torch.uint8).numpy()))
+        else:
+            save_picture(grid(images, max(1, round(num_samples**0.5)), trained.levels), file)
+        print(f"{num_samples} samples: {file}")
+
+    def reconstruct(
+        self,
+        model: Experiment,
+        datamodule: ImageData,
+        ckpt_path: str,
+        split: Split = "test",
+        num_images: int = 32,
+        output: str | None = None,
+    ) -> None:
+        """Shows images and their reconstructions at the posterior's mean, rows of originals above theirs.
+
+        Args:
+            ckpt_path: checkpoint file or run folder.
+            split: which images.
+            num_images: how many, the first of the split.
+            output: file to write, .png for a picture, .npz for the arrays `image` and `reconstruction`; null means
+                reconstructions.png in the run's folder.
+        """
+        trained, path = self._load(model, ckpt_path)
+        file = output_file(output, path, "reconstructions.png", (*PICTURES, ".npz"))
+        self._read(model, datamodule)
+        image = datamodule.splits[split].image[:num_images].float()
+        if file.suffix == ".npz":
+            batches = image.split(datamodule.eval_batch_size)
+            mean = torch.cat([trained.reconstruct(part).mean.cpu() for part in batches])
+            write_array(file, lambda stream: np.savez(stream, image=image.to(torch.uint8), reconstruction=mean))
+        else:
+            with torch.no_grad():
+                pairs = reconstruction_grid(trained.latent_model, image.to(self.strategy.root_device))
+            save_picture(grid(pairs, min(8, len(image)), trained.levels), file)
+        print(f"{len(image)} images of the {split} split and their reconstructions: {file}")
+
+    def encode(
+        self,
+        model: Experiment,
+        datamodule: ImageData,
+        ckpt_path: str,
+        split: Split = "test",
+        output: str | None = None,
+    ) -> None:
+        """Writes the posterior of every image of a split: arrays `mean` and `scale`, (N, d), and `label` where there
+        are classes.
+
+        Args:
+            ckpt_path: checkpoint file or run folder.
+            split: which images.
+            output: the .npz file to write; null means codes.npz in the run's folder.
+        """
+        trained, path = self._load(model, ckpt_path)
+        file = output_file(output, path, "codes.npz", (".npz",))
+        self._read(model, datamodule)
+        images = datamodule.splits[split]
+        posteriors = [trained.encode(part) for part in images.image.split(datamodule.eval_batch_size)]
+        arrays: dict[str, Any] = {
+            "mean": torch.cat([q.mean.cpu() for q in posteriors]).numpy(),
+            "scale": torch.cat([q.variance.sqrt().cpu() for q in posteriors]).numpy(),
+        }
+        if images.label is not None:
+            arrays["label"] = images.label.numpy()
+        write_array(file, lambda stream: np.savez(stream, **arrays))
+        print(f"codes of {len(images)} images of the {split} split, {arrays['mean'].shape[1]} latents: {file}")
+
+    def _load(self, model: Experiment, ckpt_path: str) -> tuple[TrainedModel, Path]:
+        path = find_checkpoint(ckpt_path)
+        load_weights(model, read_checkpoint(path)["state_dict"], path)
+        trained = TrainedModel(model.latent_model, model.image_shape, model.levels)
+        return trained.eval().to(self.strategy.root_device), path
+
+    def _read(self, model: Experiment, data: ImageData) -> None:
+        check_images_match(data, model.image_shape, model.levels)
+        data.setup()
+
+
+def output_file(output: str | None, checkpoint: Path, default: str, suffixes: tuple[str, ...]) -> Path:
+    """Where to write; raises ValueError for a kind of file that the command does not write."""
+    file = folder_of(checkpoint) / default if output is None else Path(output).expanduser()
+    if file.suffix not in suffixes:
+        raise ValueError(f"--output {file}: expected a file that ends in {' or '.join(suffixes)}.")
+    return file
+
+
+def write_array(file: Path, write: Callable[[Any], Any]) -> None:
+    """Whole or not at all."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    part = file.with_name(f".{file.name}.part")
+    with part.open("wb") as stream:
+        write(stream)
+    part.replace(file)

@@ -1,0 +1,239 @@
+"""The one LightningModule: a latent model, an objective and an optimiser."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.utilities import rank_zero_warn
+from torch import Tensor, nn
+
+import vae_lightning
+from vae_lightning.core import Batch, LatentModel, Objective, PosteriorMean, Shape, Trace
+from vae_lightning.data import ImageData
+from vae_lightning.metrics import MeanWithError, log_prob
+
+RECORD = "vae_lightning"
+"""The checkpoint's key for what rebuilds the model without arguments, in plain data."""
+INIT_IMAGES = 10_000
+
+
+class Experiment(LightningModule):
+    """Trains `latent_model` on `objective`; validates and tests on the plain bound, whatever training weighs.
+
+    Args:
+        latent_model: (image_shape, levels) -> the generative story.
+        objective: what training minimises.
+        optimizer: parameters -> optimiser.
+        lr_scheduler: optimiser -> scheduler, stepped once an epoch; null for a constant learning rate.
+        test_samples: importance samples per image of the test's -log p(x); 0 leaves it out.
+        test_corruption: noise on images in [0, 1], from which `test` also measures how well the clean image comes back.
+        image_shape: (C, H, W); the command line takes it from the data.
+        levels: how many grey levels a value can take; the command line takes it from the data.
+    """
+
+    def __init__(
+        self,
+        latent_model: Callable[[Shape, int], LatentModel],
+        objective: Objective,
+        optimizer: OptimizerCallable = lambda params: torch.optim.Adam(params, lr=1e-3, fused=True),
+        lr_scheduler: LRSchedulerCallable | None = None,
+        test_samples: int = 1000,
+        test_corruption: nn.Module | None = None,
+        image_shape: list[int] | None = None,
+        levels: int | None = None,
+    ) -> None:
+        super().__init__()
+        if image_shape is None or levels is None:
+            raise ValueError("Experiment: expected image_shape and levels, got none: take them from the data.")
+        self.image_shape, self.levels = tuple(image_shape), levels
+        self.latent_model = latent_model(self.image_shape, levels)
+        self.objective = objective
+        self.optimizer, self.lr_scheduler = optimizer, lr_scheduler
+        self.test_samples, self.test_corruption = test_samples, test_corruption
+        self.config: dict[str, Any] | None = None
+        """What the command line was given: saved in checkpoints, so that they rebuild the model."""
+        self.results: dict[str, tuple[float, float]] = {}
+        """Of the last test: name -> (mean, standard error over images)."""
+        self.latent_size = 0
+        """How many latents an image has, as the last test counted them."""
+        self._seed = 0
+        self._means: dict[str, MeanWithError] = {}
+
+    # -- set-up --------------------------------------------------------------------------------------------------------
+
+    def configure_optimizers(self) -> Any:
+        optimizer = self.optimizer(p for p in self.parameters() if p.requires_grad)
+        if self.lr_scheduler is None:
+            return optimizer
+        scheduler: dict[str, Any] = {"scheduler": self.lr_scheduler(optimizer)}
+        if hasattr(scheduler["scheduler"], "monitor"):
+            scheduler["monitor"] = scheduler["scheduler"].monitor
+        return {"optimizer": optimizer, "lr_scheduler": scheduler}
+
+    def setup(self, stage: str) -> None:
+        data: Any = getattr(self.trainer, "datamodule", None)
+        if isinstance(data, ImageData):
+            check_images_match(data, self.image_shape, self.levels)
+            if stage == "fit":
+                self._setup_fit(data)
+
+    def _setup_fit(self, data: ImageData) -> None:
+        self._seed = torch.initial_seed()
+        train = data.splits["train"].image
+        some = train[:: max(1, len(train) // INIT_IMAGES)]
+        batch = data.on_after_batch_transfer({"image": some}, 0)
+        self.latent_model.init_from_data(batch["image"])
+        self.latent_model.eval()
+        with torch.no_grad():
+            self.objective.check(self.latent_model.trace({"image": batch["image"][:2]}))
+        self.latent_model.train()
+
+    def on_train_start(self) -> None:
+        last, steps = self.objective.last_scheduled_step, self.trainer.estimated_stepping_batches
+        if last > steps:
+            rank_zero_warn(
+                f"the objective's schedule ends at step {last}, training stops at step {int(steps)}: the last model "
+                "will not have been trained on the objective it is named after. Shorten the schedule or train longer."
+            )
+
+    # -- training ------------------------------------------------------------------------------------------------------
+
+    def on_train_epoch_start(self) -> None:
+        # Order and noise depend on seed and epoch alone, so that a resumed run equals an unbroken one.
+        torch.manual_seed((self._seed + 1_000_003 * (self.current_epoch + 1) + 7_919 * self.global_rank) % 2**63)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        loss = self.objective(self.latent_model, batch, self.global_step)
+        if not torch.isfinite(loss.value):
+            raise FloatingPointError(
+                f"the loss became {loss.value.item()} at step {self.global_step}, epoch {self.current_epoch}: expected "
+                "a finite number. The checkpoint of the epoch before is kept; lower the learning rate, set "
+                "--trainer.gradient_clip_val, or look for NaN in the data."
+            )
+        if self.global_step % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+            logs = {f"train/{name}": value.item() for name, value in loss.logs.items()}
+            logs["train/loss"] = loss.value.item()
+            logs["optim/lr"] = self.trainer.optimizers[0].param_groups[0]["lr"]
+            for logger in self.loggers:
+                logger.log_metrics(logs, self.global_step)
+            self.log("loss", loss.value.detach(), prog_bar=True, logger=False)
+        return loss.value
+
+    # -- evaluation ----------------------------------------------------------------------------------------------------
+
+    def _start_evaluation(self) -> None:
+        # The same noise at every pass, and none of it taken from training's.
+        devices = [self.device] if self.device.type == "cuda" else []
+        self._rng = torch.random.fork_rng(devices)
+        self._rng.__enter__()
+        torch.manual_seed(1)
+        self._means = {}
+
+    def _update(self, name: str, value: Tensor) -> None:
+        if name not in self._means:
+            self._means[name] = MeanWithError().to(self.device)
+        self._means[name].update(value)
+
+    def _measure(self, batch: Batch) -> Trace:
+        x = batch["image"]
+        trace = self.latent_model.trace(batch)
+        rate, distortion = trace.kl(), -trace.log_likelihood(x)
+        self._update("distortion", distortion)
+        if not torch.isposinf(rate).all():  # an autoencoder's point mass has no rate, and so no ELBO
+            self._update("rate", rate)
+            self._update("elbo", -(rate + distortion))
+            if is_discrete(trace):
+                self._update("bits_per_dim", (rate + distortion) / bits(x[0].numel()))
+        return trace
+
+    def _finish_evaluation(self, prefix: str) -> None:
+        self.results = {
+            name: (m.item(), s.item()) for name, metric in self._means.items() for m, s in [metric.compute()]
+        }
+        shown = "elbo" if "elbo" in self.results else "distortion"
+        for name, (mean, _) in self.results.items():
+            self.log(f"{prefix}/{name}", mean, prog_bar=name == shown, rank_zero_only=True)
+        self._rng.__exit__(None, None, None)
+
+    def on_validation_epoch_start(self) -> None:
+        self._start_evaluation()
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        self._measure(batch)
+
+    def on_validation_epoch_end(self) -> None:
+        self._finish_evaluation("val")
+
+    def on_test_epoch_start(self) -> None:
+        self._start_evaluation()
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        x = batch["image"]
+        trace = self._measure(batch)
+        self.latent_size = sum(site.z[0].numel() for site in trace.sites)
+        self._update("squared_error", self._squared_error(batch, x))
+        if "elbo" in self._means and self.test_samples:
+            nll = -log_prob(self.latent_model, batch, self.test_samples)
+            self._update("nll", nll)
+            if is_discrete(trace):
+                self._update("nll_bits_per_dim", nll / bits(x[0].numel()))
+        if self.test_corruption is not None:
+            noisy: Tensor = self.test_corruption(x / (self.levels - 1)) * (self.levels - 1)
+            self._update("noisy_squared_error", ((noisy - x) / (self.levels - 1)).square().flatten(1).sum(1))
+            self._update("denoised_squared_error", self._squared_error({"image": noisy}, x))
+
+    def on_test_epoch_end(self) -> None:
+        self._finish_evaluation("test")
+
+    def _squared_error(self, seen: Batch, target: Tensor) -> Tensor:
+        """Squared error, images in [0, 1], summed over the image, of the reconstruction at the posterior mean; (B,)."""
+        mean = self.latent_model(PosteriorMean(), seen).mean
+        return ((mean - target) / (self.levels - 1)).square().flatten(1).sum(1)
+
+    def on_predict_start(self) -> None:
+        torch.manual_seed(1)
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+        """Scores of each image, nats, (B,): the less probable an image, the lower its ELBO."""
+        trace = self.latent_model.trace(batch)
+        rate, distortion = trace.kl(), -trace.log_likelihood(batch["image"])
+        return {"elbo": -(rate + distortion), "rate": rate, "distortion": distortion}
+
+    # -- checkpoints ---------------------------------------------------------------------------------------------------
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint[RECORD] = {
+            "version": vae_lightning.__version__,
+            "config": self.config,
+            "image_shape": list(self.image_shape),
+            "levels": self.levels,
+            "seed": self._seed,
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self._seed = checkpoint.get(RECORD, {}).get("seed", self._seed)
+
+
+def is_discrete(trace: Trace) -> bool:
+    """Whether p(x|z) is a probability of grey levels, so that its code length is a number of bits."""
+    return bool(getattr(trace.px.support, "is_discrete", False))
+
+
+def bits(dimensions: int) -> float:
+    """Divisor that turns nats an image into bits a dimension."""
+    return dimensions * math.log(2)
+
+
+def check_images_match(data: ImageData, image_shape: Shape, levels: int) -> None:
+    """Raises ValueError where the data's images are not those that the model was built for."""
+    if (tuple(data.image_shape), data.levels) != (tuple(image_shape), levels):
+        raise ValueError(
+            f"the model was built for images of shape {tuple(image_shape)} with {levels} levels, got data of shape "
+            f"{tuple(data.image_shape)} with {data.levels}: choose data like those it was trained on (an image folder "
+            "can be resized with --data.source.size), or train a model on these."
+        )

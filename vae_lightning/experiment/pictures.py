@@ -1,0 +1,163 @@
+"""Callbacks that show what the model does, to the run's folder and to every logger that takes images."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
+from torchvision.utils import make_grid
+
+from vae_lightning.core import FromPrior, Given, LatentModel, PosteriorMean
+from vae_lightning.data import ImageData
+from vae_lightning.experiment.module import Experiment
+
+SMALLEST_SIDE = 56
+
+
+def grid(images: Tensor, columns: int, levels: int) -> Tensor:
+    """(N, C, H, W) in 0..levels-1 -> one picture (3 or 4, H', W') uint8, small images enlarged by whole pixels."""
+    factor = max(1, SMALLEST_SIDE // images.shape[-2])
+    images = (images / (levels - 1)).clamp(0, 1).repeat_interleave(factor, -1).repeat_interleave(factor, -2)
+    return (make_grid(images.cpu(), columns, padding=2, pad_value=0.5) * 255).round().to(torch.uint8)
+
+
+def save_picture(picture: Tensor, path: Path) -> None:
+    """Writes a PNG, whole or not at all."""
+    from torchvision.io import encode_png
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.part")
+    part.write_bytes(encode_png(picture).numpy().tobytes())
+    part.replace(path)
+
+
+class Picture(Callback, ABC):
+    """One picture at the end of every `every_n_epochs`-th validation, on rank zero, of the same held-out images with
+    the same noise each time, so that two epochs compare.
+
+    Args:
+        every_n_epochs: how often.
+        num_images: how many held-out images or samples.
+    """
+
+    section = "samples"
+
+    def __init__(self, every_n_epochs: int = 1, num_images: int = 8) -> None:
+        if every_n_epochs < 1 or num_images < 1:
+            raise ValueError(f"{type(self).__name__}: expected every_n_epochs and num_images of at least 1.")
+        self.every_n_epochs, self.num_images = every_n_epochs, num_images
+
+    @abstractmethod
+    def draw(self, model: LatentModel, image: Tensor) -> tuple[Tensor, int] | None:
+        """(images, columns) from the model and `num_images` held-out images; None where it makes no sense."""
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        data: Any = getattr(trainer, "datamodule", None)
+        if trainer.sanity_checking or not trainer.is_global_zero or not isinstance(data, ImageData):
+            return
+        if not isinstance(pl_module, Experiment) or (trainer.current_epoch + 1) % self.every_n_epochs:
+            return
+        image = held_out(data, self.num_images).to(pl_module.device)
+        devices = [pl_module.device] if pl_module.device.type == "cuda" else []
+        with torch.no_grad(), torch.random.fork_rng(devices):
+            torch.manual_seed(0)
+            drawn = self.draw(pl_module.latent_model, image)
+        if drawn is None:
+            return
+        picture = grid(*drawn, levels=pl_module.levels)
+        name = type(self).__name__.lower()
+        if trainer.log_dir is not None:
+            save_picture(
+                picture, Path(trainer.log_dir) / "images" / name / f"epoch_{trainer.current_epoch + 1:04d}.png"
+            )
+        for logger in trainer.loggers:
+            if hasattr(logger, "log_image"):
+                logger.log_image(f"{self.section}/{name}", [picture.float() / 255], step=trainer.global_step)
+
+
+def held_out(data: ImageData, count: int) -> Tensor:
+    """`count` validation images, evenly spaced, (count, C, H, W) float32 integers."""
+    image = data.splits["val"].image
+    return image[torch.linspace(0, len(image) - 1, min(count, len(image))).long()].float()
+
+
+class Reconstructions(Picture):
+    """Above, held-out images; below, E[x|z] for one z from each posterior."""
+
+    section = "recon"
+
+    def draw(self, model: LatentModel, image: Tensor) -> tuple[Tensor, int] | None:
+        return torch.cat([image, model.trace({"image": image}).px.mean]), len(image)
+
+
+class PriorSamples(Picture):
+    """E[x|z] for z from the prior."""
+
+    def __init__(self, every_n_epochs: int = 1, num_images: int = 64) -> None:
+        super().__init__(every_n_epochs, num_images)
+
+    def draw(self, model: LatentModel, image: Tensor) -> tuple[Tensor, int] | None:
+        if model.trace({"image": image[:1]}).is_point_mass:
+            return None
+        means = model(FromPrior(self.num_images), {}).mean
+        return means, max(1, round(self.num_images**0.5))
+
+
+class Traversals(Picture):
+    """Each row moves one latent of an image through +-3 of its standard deviations over images, the others held: the
+    latents whose posterior means vary most, the most informative ones, first.
+
+    Args:
+        every_n_epochs: how often.
+        num_images: how many held-out images the spread is measured over.
+        rows: how many latents.
+        columns: how many steps.
+    """
+
+    section = "latent"
+
+    def __init__(self, every_n_epochs: int = 1, num_images: int = 256, rows: int = 8, columns: int = 9) -> None:
+        super().__init__(every_n_epochs, num_images)
+        self.rows, self.columns = rows, columns
+
+    def draw(self, model: LatentModel, image: Tensor) -> tuple[Tensor, int] | None:
+        site = model.trace({"image": image}).sites[0]
+        codes = site.q.mean
+        scale, centre = codes.std(0), codes.mean(0)
+        latents = scale.argsort(descending=True)[: self.rows]
+        steps = torch.linspace(-3, 3, self.columns, device=codes.device)
+        z = codes[0].repeat(len(latents), self.columns, 1)
+        for row, latent in enumerate(latents):
+            z[row, :, latent] = centre[latent] + steps * scale[latent]
+        return model(Given({site.name: z.flatten(0, 1)}), {}).mean, self.columns
+
+
+class Interpolations(Picture):
+    """Each row goes in a straight line from one held-out image's code to another's; the originals stand at its ends."""
+
+    section = "latent"
+
+    def __init__(self, every_n_epochs: int = 1, num_images: int = 8, columns: int = 8) -> None:
+        super().__init__(every_n_epochs, 2 * num_images)
+        self.columns = columns
+
+    def draw(self, model: LatentModel, image: Tensor) -> tuple[Tensor, int] | None:
+        site = model.trace({"image": image}).sites[0]
+        pairs = len(image) // 2
+        start, end = site.q.mean[:pairs], site.q.mean[pairs : 2 * pairs]
+        t = torch.linspace(0, 1, self.columns, device=image.device)[:, None]
+        z = torch.lerp(start[:, None], end[:, None], t)  # (pairs, columns, d)
+        means = model(Given({site.name: z.flatten(0, 1)}), {}).mean.unflatten(0, (pairs, self.columns))
+        rows = torch.cat([image[:pairs, None], means, image[pairs : 2 * pairs, None]], 1)
+        return rows.flatten(0, 1), self.columns + 2
+
+
+def reconstruction_grid(model: LatentModel, image: Tensor) -> Tensor:
+    """Rows of originals, each with the row of their reconstructions at the posterior's mean below it."""
+    mean = model(PosteriorMean(), {"image": image}).mean
+    pairs = [torch.cat([image[i : i + 8], mean[i : i + 8]]) for i in range(0, len(image) - len(image) % 8, 8)]
+    return torch.cat(pairs) if pairs else torch.cat([image, mean])

@@ -1,0 +1,119 @@
+"""What a test prints and keeps: the model's numbers with their errors, beside the baselines, and the training curve."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from pathlib import Path
+
+from vae_lightning.data import ImageData
+from vae_lightning.experiment.module import Experiment, bits
+from vae_lightning.experiment.run import write_atomically
+from vae_lightning.metrics import MeanWithError, independent_pixels_nll, pca_squared_error
+
+PCA_LIMIT = 4096
+"""Values an image above which the principal components, a matter of their cube, are left out."""
+Row = tuple[str, float, float, str]  # what, mean, standard error, unit
+
+LABELS = {
+    "elbo": ("ELBO", "nats/image"),
+    "rate": ("rate, KL(q || p)", "nats/image"),
+    "distortion": ("distortion, -E log p(x|z)", "nats/image"),
+    "bits_per_dim": ("-ELBO", "bits/dim"),
+    "nll": ("-log p(x), {samples} samples", "nats/image"),
+    "nll_bits_per_dim": ("-log p(x), {samples} samples", "bits/dim"),
+    "squared_error": ("squared error, images in [0, 1]", "per image"),
+    "noisy_squared_error": ("squared error of the noisy images", "per image"),
+    "denoised_squared_error": ("squared error after denoising", "per image"),
+}
+
+
+def _mean(values: MeanWithError) -> tuple[float, float]:
+    mean, error = values.compute()
+    return mean.item(), error.item()
+
+
+def baselines(data: ImageData, latent_size: int) -> list[Row]:
+    """The independent-pixel model's code length, and PCA's squared error at the model's latent size."""
+    train, test = data.splits["train"].image, data.splits["test"].image
+    rows: list[Row] = []
+    if not data.dynamic_binarization:
+        metric = MeanWithError()
+        metric.update(independent_pixels_nll(train, test, data.levels))
+        mean, error = _mean(metric)
+        scale = bits(test[0].numel())
+        rows.append(("independent pixels, -log p(x)", mean, error, "nats/image"))
+        rows.append(("independent pixels, -log p(x)", mean / scale, error / scale, "bits/dim"))
+    if test[0].numel() <= PCA_LIMIT:
+        metric = MeanWithError()
+        metric.update(pca_squared_error(train, test, data.levels, min(latent_size, test[0].numel())))
+        rows.append((f"PCA with {latent_size} components, squared error", *_mean(metric), "per image"))
+    return rows
+
+
+def table(rows: list[Row]) -> str:
+    """Fixed columns, one row a number."""
+    width = max(len(row[0]) for row in rows)
+    lines = [f"{'':{width}}  {'mean':>10}  {'+-':>8}  unit"]
+    for label, mean, error, unit in rows:
+        lines.append(f"{label:{width}}  {mean:>10.4f}  {error:>8.4f}  {unit}")
+    return "\n".join(lines)
+
+
+def write_report(experiment: Experiment, data: ImageData, folder: Path) -> str:
+    """Writes test.json into the folder and returns the table to print."""
+    latent_size = experiment.latent_size
+    rows: list[Row] = []
+    for name, (mean, error) in experiment.results.items():
+        label, unit = LABELS[name]
+        rows.append((label.format(samples=experiment.test_samples), mean, error, unit))
+    base = baselines(data, latent_size)
+    content = {
+        "images": len(data.splits["test"]),
+        "model": {name: {"mean": m, "standard_error": e} for name, (m, e) in experiment.results.items()},
+        "test_samples": experiment.test_samples,
+        "baselines": [{"what": w, "mean": m, "standard_error": e, "unit": u} for w, m, e, u in base],
+    }
+    write_atomically(folder / "test.json", json.dumps(content, indent=1))
+    return table(rows + base)
+
+
+def draw_curve(folder: Path) -> Path | None:
+    """metrics.csv -> curve.png: what was trained and what was validated, over steps. None where nothing was logged."""
+    path = folder / "metrics.csv"
+    if not path.is_file():
+        return None
+    with path.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(1, 2, figsize=(10, 3.5), layout="constrained")
+    panels = (
+        (("elbo", "ELBO, nats/image"), ("rate", "nats/image"))
+        if _logged(rows, "val/elbo")
+        else (("distortion", "nats/image"),) * 2
+    )
+    for axis, (name, label) in zip(axes, panels, strict=True):
+        names = ("rate", "distortion") if name == "rate" else (name,)
+        for what in names:
+            for part, style in (("train", {"alpha": 0.4}), ("val", {"marker": "."})):
+                points = _logged(rows, f"{part}/{what}")
+                if points:
+                    axis.plot(*zip(*points, strict=True), label=f"{part} {what}", **style)
+        axis.set_xlabel("step")
+        axis.set_ylabel(label)
+        axis.legend(frameon=False)
+        axis.spines[["top", "right"]].set_visible(False)
+    out = folder / "curve.png"
+    figure.savefig(out, dpi=120)
+    plt.close(figure)
+    return out
+
+
+def _logged(rows: list[dict[str, str]], name: str) -> list[tuple[float, float]]:
+    points = [(float(row["step"]), float(row[name])) for row in rows if row.get(name)]
+    return [point for point in points if math.isfinite(point[1])]

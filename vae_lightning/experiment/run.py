@@ -1,0 +1,171 @@
+"""The folder of a run: runs/<experiment>/<name>/ with its configuration, checkpoints, metrics and images."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import platform
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.cli import SaveConfigCallback
+from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.utilities import rank_zero_only
+
+import vae_lightning
+
+INHERITED = "VAE_LIGHTNING_RUN"
+"""Environment variable through which a distributed run's other processes learn the folder that the first one chose."""
+HIGHER_IS_BETTER = ("val/elbo",)
+LOWER_IS_BETTER = ("val/bits_per_dim", "val/rate", "val/distortion", "train/loss")
+
+
+@dataclass
+class Run:
+    """Where a run is kept.
+
+    Args:
+        experiment: what is being tried: the folder of its runs.
+        name: this run; null takes the next free number.
+        root: folder of all runs.
+    """
+
+    experiment: str = "default"
+    name: str | None = None
+    root: str = "runs"
+
+
+def claim(run: Run) -> Path:
+    """Makes the folder of a new run.
+
+    Raises:
+        FileExistsError: a run of that name exists: it is never overwritten.
+    """
+    if inherited := os.environ.get(INHERITED):
+        return Path(inherited)
+    parent = Path(run.root).expanduser() / run.experiment
+    parent.mkdir(parents=True, exist_ok=True)
+    if run.name is not None:
+        folder = parent / run.name
+        try:
+            folder.mkdir()
+        except FileExistsError:
+            raise FileExistsError(
+                f"the run {folder} exists and is not overwritten: go on with it (--ckpt_path {folder}), choose another "
+                "--run.name, or remove the folder."
+            ) from None
+        return folder
+    number = 1 + max((int(path.name) for path in parent.iterdir() if path.name.isdigit()), default=0)
+    while True:  # another process may take the same number
+        folder = parent / str(number)
+        try:
+            folder.mkdir()
+            return folder
+        except FileExistsError:
+            number += 1
+
+
+def newest_run(run: Run, everywhere: bool = False) -> Path:
+    """The run that `--ckpt_path last` means: the named one, else the newest of the experiment, or of all experiments.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    root = Path(run.root).expanduser()
+    pattern = "*/*/checkpoints" if everywhere else f"{run.experiment}/{run.name or '*'}/checkpoints"
+    found = sorted(root.glob(pattern), key=lambda folder: folder.stat().st_mtime)
+    if not found:
+        raise FileNotFoundError(f"--ckpt_path last: expected a run with checkpoints in {root / pattern}, got none.")
+    return found[-1].parent
+
+
+def folder_of(checkpoint: Path) -> Path:
+    """The run that a checkpoint lies in, or the checkpoint's own folder where it was moved out of one."""
+    return checkpoint.parent.parent if checkpoint.parent.name == "checkpoints" else checkpoint.parent
+
+
+def drop_if_empty(folder: str | None) -> None:
+    """Removes the folder of a run that failed before it had anything to keep."""
+    if folder is not None and (path := Path(folder)).is_dir() and not any(path.iterdir()):
+        path.rmdir()
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """No half-written file under a final name, whenever the process dies."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    part.write_text(text)
+    os.replace(part, path)
+
+
+class CSVHistory(CSVLogger):
+    """Lightning's CSV logger in a run's folder, keeping the rows of an earlier start of the same run up to `until`,
+    which Lightning's own deletes."""
+
+    def __init__(self, folder: Path, until: int | None = None) -> None:
+        super().__init__(save_dir=folder, name="", version="")
+        path = folder / "metrics.csv"
+        if until is None or not path.is_file():
+            return
+        with path.open(newline="") as file:
+            rows = [row for row in csv.DictReader(file) if int(float(row["step"])) < until]
+        path.unlink()
+        self._restore(rows)
+
+    @rank_zero_only
+    def _restore(self, rows: list[dict[str, Any]]) -> None:
+        self.experiment.metrics.extend(rows)
+        self.experiment.save()
+
+
+def environment() -> dict[str, Any]:
+    """What else the numbers depend on: code, versions, machine."""
+
+    def git(*words: str) -> str | None:
+        here = Path(vae_lightning.__file__).parent
+        result = subprocess.run(["git", "-C", str(here), *words], capture_output=True, text=True, check=False)
+        return result.stdout.strip() if result.returncode == 0 else None
+
+    return {
+        "vae_lightning": vae_lightning.__version__,
+        "git_commit": git("rev-parse", "HEAD"),
+        "git_dirty": bool(git("status", "--porcelain")),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "threads": torch.get_num_threads(),
+        "cuda": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "command": sys.argv[1:],
+    }
+
+
+class RecordRun(SaveConfigCallback):
+    """Writes config.yaml and run.json (git commit, versions, data split) into the run's folder; tells the loggers."""
+
+    def __init__(self, parser: Any, config: Any, folder: Path, text: str) -> None:
+        super().__init__(parser, config, overwrite=True, save_to_log_dir=False)
+        self.folder, self.text = folder, text
+
+    def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        text = self.text
+        record = {**environment(), "data": trainer.datamodule.record()}  # type: ignore[attr-defined]
+        write_atomically(self.folder / "config.yaml", text)
+        write_atomically(self.folder / "run.json", json.dumps(record, indent=1))
+        summary = {key: value for key, value in record.items() if key != "data"}
+        split = {key: value for key, value in record["data"].items() if key != "val_index"}
+        for logger in trainer.loggers:
+            if isinstance(logger, CSVLogger):
+                continue  # config.yaml says it
+            logger.log_hyperparams({"config": yaml.safe_load(text), "environment": summary, "split": split})
+            define = getattr(getattr(logger, "experiment", None), "define_metric", None)
+            if define is not None:
+                for name in HIGHER_IS_BETTER:
+                    define(name, summary="max")
+                for name in LOWER_IS_BETTER:
+                    define(name, summary="min")
