@@ -17,14 +17,16 @@ from typing import Any
 
 import torch
 import yaml
-from jsonargparse import ArgumentParser, Namespace
+from jsonargparse import ArgumentError, ArgumentParser, Namespace
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-# Imported so that configuration files can name their classes by the last word alone.
+import vae_lightning
+from vae_lightning import conditionals, models, nets, objectives, priors
 from vae_lightning.data import ImageData
+from vae_lightning.experiment import pictures, progress
 from vae_lightning.experiment.checkpoint import find_checkpoint, read_checkpoint
 from vae_lightning.experiment.commands import CommandTrainer
 from vae_lightning.experiment.module import RECORD, Experiment
@@ -41,7 +43,9 @@ from vae_lightning.experiment.run import (
     write_atomically,
 )
 
-USERS_ERRORS = (ValueError, TypeError, OSError, FloatingPointError, MisconfigurationException)
+SLOTS = (conditionals, models, nets, objectives, pictures, priors, progress)
+"""Imported so that configuration files can name their classes by the last word alone."""
+USERS_ERRORS = (ValueError, TypeError, OSError, FloatingPointError, ArgumentError, MisconfigurationException)
 TRACEBACK = "VAE_LIGHTNING_TRACEBACK"
 COMMANDS = ("fit", "validate", "test", "predict", "sample", "reconstruct", "encode")
 
@@ -214,6 +218,7 @@ NOISE = (
     "GPU available",
     "TPU available",
     "HPU available",
+    "Seed set to",
     "Restor",
     "Loaded model weights",
     "`Trainer.fit` stopped",
@@ -223,7 +228,7 @@ NOISE = (
 def quieten() -> None:
     """Leaves out what Lightning says at every run and no user can act on."""
     keep = lambda record: not any(words in record.getMessage() for words in NOISE)  # noqa: E731
-    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.seed", "lightning.pytorch"):
+    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.rank_zero", "lightning.pytorch"):
         logging.getLogger(name).addFilter(keep)
     for words in (
         "does not have many workers",
@@ -242,7 +247,9 @@ def main(args: list[str] | None = None) -> int:
     os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"  # Lightning loads checkpoints itself, and safely like this
     os.environ.pop(INHERITED, None) if "LOCAL_RANK" not in os.environ else None
     quieten()
-    program, before = Path(sys.argv[0]).name, sys.argv
+    torch.set_flush_denormal(True)  # an activation near zero costs a CPU a hundred times an ordinary one
+    strict = {"exit_on_error": False, "allow_abbrev": False}  # errors come here; a misspelt flag is no abbreviation
+    before = sys.argv
     try:
         with checkpoint_config(given) as full:
             sys.argv = [sys.argv[0], *full]
@@ -253,7 +260,12 @@ def main(args: list[str] | None = None) -> int:
                 save_config_callback=RecordRun,
                 seed_everything_default=0,
                 auto_configure_optimizers=False,
-                parser_kwargs={"prog": "vae-lightning"} if program == "__main__.py" else {},
+                parser_kwargs={
+                    "prog": "vae-lightning",
+                    "version": vae_lightning.__version__,
+                    **strict,
+                    **{command: dict(strict) for command in COMMANDS},
+                },
             )
     except USERS_ERRORS as error:
         if os.environ.get(TRACEBACK):

@@ -30,6 +30,7 @@ class Experiment(LightningModule):
         objective: what training minimises.
         optimizer: parameters -> optimiser.
         lr_scheduler: optimiser -> scheduler, stepped once an epoch; null for a constant learning rate.
+        channels_last: memory layout of the convolutions: a third faster on a CPU, and on a GPU in half precision.
         test_samples: importance samples per image of the test's -log p(x); 0 leaves it out.
         test_corruption: noise on images in [0, 1], from which `test` also measures how well the clean image comes back.
         image_shape: (C, H, W); the command line takes it from the data.
@@ -42,6 +43,7 @@ class Experiment(LightningModule):
         objective: Objective,
         optimizer: OptimizerCallable = lambda params: torch.optim.Adam(params, lr=1e-3, fused=True),
         lr_scheduler: LRSchedulerCallable | None = None,
+        channels_last: bool = False,
         test_samples: int = 1000,
         test_corruption: nn.Module | None = None,
         image_shape: list[int] | None = None,
@@ -52,6 +54,8 @@ class Experiment(LightningModule):
             raise ValueError("Experiment: expected image_shape and levels, got none: take them from the data.")
         self.image_shape, self.levels = tuple(image_shape), levels
         self.latent_model = latent_model(self.image_shape, levels)
+        if channels_last:
+            self.latent_model = self.latent_model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.objective = objective
         self.optimizer, self.lr_scheduler = optimizer, lr_scheduler
         self.test_samples, self.test_corruption = test_samples, test_corruption

@@ -1,0 +1,254 @@
+"""Splits are kept apart and repeat; binarisation is fixed where it must be; bad data get one sentence."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from tests.conftest import Generated
+from vae_lightning.data import CIFAR10, MNIST, BinarizedMNIST, Digits, FashionMNIST, ImageData, ImageFolder
+
+
+def loaded(source: object, **settings: object) -> ImageData:
+    data = ImageData(source, **{"val_size": 16, "batch_size": 16, **settings})  # type: ignore[arg-type]
+    data.setup()
+    return data
+
+
+def test_digits_are_split_without_overlap_and_repeat() -> None:
+    data, again, other = loaded(Digits()), loaded(Digits()), loaded(Digits(), split_seed=1)
+    assert {name: len(part) for name, part in data.splits.items()} == {"train": 1421, "val": 16, "test": 360}
+    assert data.record() == again.record()
+    assert data.record()["sha256"]["val"] != other.record()["sha256"]["val"]
+    assert data.record()["sha256"]["test"] == other.record()["sha256"]["test"]  # the test set never moves
+    rows = {name: {row.tobytes() for row in part.image.flatten(1).numpy()} for name, part in data.splits.items()}
+    assert not rows["train"] & rows["test"]
+    assert not rows["val"] & rows["train"]
+
+
+def test_every_image_is_served_once_and_none_is_dropped() -> None:
+    data = loaded(Generated(count=97))
+    for split, shuffle in (("train", True), ("train", False), ("val", False), ("test", False)):
+        batches = list(data.loader(split, shuffle))
+        served = torch.cat([batch["image"] for batch in batches])
+        assert len(served) == len(data.splits[split])
+        assert sorted(map(bytes, served.flatten(1).numpy())) == sorted(
+            map(bytes, data.splits[split].image.flatten(1).numpy())
+        )
+        if not shuffle:
+            assert torch.equal(torch.cat([batch["label"] for batch in batches]), data.splits[split].label)
+
+
+def test_dynamic_binarisation_is_fresh_in_training_and_fixed_elsewhere() -> None:
+    data, again = (loaded(Generated(count=400), dynamic_binarization=True) for _ in range(2))
+    assert data.levels == 2
+    assert set(data.splits["test"].image.unique().tolist()) == {0, 1}
+    assert torch.equal(data.splits["test"].image, again.splits["test"].image)
+    assert torch.equal(data.splits["val"].image, again.splits["val"].image)
+    data.trainer = SimpleNamespace(training=True)  # type: ignore[assignment]
+    grey = {"image": data.splits["train"].image}
+    visits = torch.stack([data.on_after_batch_transfer(grey, 0)["image"] for _ in range(200)])
+    assert set(visits.unique().tolist()) == {0.0, 1.0}
+    assert not torch.equal(visits[0], visits[1])
+    expected = grey["image"].float() / 255
+    assert (visits.mean(0) - expected).abs().mean() < 0.03
+    data.trainer = SimpleNamespace(training=False)  # type: ignore[assignment]
+    served = data.on_after_batch_transfer({"image": data.splits["test"].image}, 0)["image"]
+    assert torch.equal(served, data.splits["test"].image.float())
+
+
+def test_flips_only_in_training() -> None:
+    data = loaded(Generated(), horizontal_flip=True)
+    image = data.splits["train"].image
+    data.trainer = SimpleNamespace(training=True)  # type: ignore[assignment]
+    flipped = data.on_after_batch_transfer({"image": image}, 0)["image"]
+    same, mirrored = (flipped == image).flatten(1).all(1), (flipped == image.flip(-1)).flatten(1).all(1)
+    assert (same | mirrored).all()
+    assert 0 < mirrored.sum() < len(image)
+
+
+@pytest.mark.parametrize(
+    ("settings", "match"),
+    [
+        ({"batch_size": 1000}, "expected at most the 80 training images, got 1000"),
+        ({"val_size": 96}, "expected between 1 and 95"),
+        ({"val_size": 0}, "expected between 1 and 95"),
+        ({"batch_size": 0}, "at least 1"),
+    ],
+)
+def test_impossible_settings_are_refused(settings: dict, match: str) -> None:
+    with pytest.raises(ValueError, match=match):
+        loaded(Generated(), **settings)
+
+
+def test_binary_data_are_not_binarised_again() -> None:
+    with pytest.raises(ValueError, match="binary already"):
+        ImageData(Generated(levels=2), dynamic_binarization=True)
+
+
+def test_root_is_found_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("VAE_LIGHTNING_DATA", raising=False)
+    assert ImageData(Digits()).root == Path("data")
+    monkeypatch.setenv("VAE_LIGHTNING_DATA", "elsewhere")
+    assert ImageData(Digits()).root == Path("elsewhere")
+    assert ImageData(Digits(), root="here").root == Path("here")
+
+
+@pytest.mark.parametrize("source", [MNIST(), FashionMNIST(), CIFAR10(), BinarizedMNIST()])
+def test_missing_data_say_where_they_were_looked_for(source: object, tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"expected .*, which is not there.*--data.root.*VAE_LIGHTNING_DATA"):
+        loaded(source, root=str(tmp_path), download=False)
+
+
+# -- image folders ----------------------------------------------------------------------------------------------------
+
+
+def paint(path: Path, size: tuple[int, int] = (6, 5), mode: str = "RGB", value: int = 0) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(value).integers(0, 256, (size[0], size[1], 3), dtype=np.uint8)
+    Image.fromarray(pixels).convert(mode).save(path)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for i in range(40):
+        paint(tmp_path / "pictures" / ("cat" if i % 2 else "dog") / f"{i:02}.png", value=i)
+    return tmp_path / "pictures"
+
+
+def test_folder_with_classes(folder: Path) -> None:
+    data = loaded(ImageFolder(str(folder)), batch_size=8, val_size=8)
+    assert data.image_shape == (3, 6, 5)
+    assert {name: len(part) for name, part in data.splits.items()} == {"train": 28, "val": 8, "test": 4}
+    everything = {
+        bytes(row): int(label)
+        for part in data.splits.values()
+        for row, label in zip(part.image.numpy(), part.label, strict=True)
+    }
+    for i, name in ((3, "cat/03.png"), (4, "dog/04.png")):
+        pixels = np.asarray(Image.open(folder / name)).transpose(2, 0, 1)
+        assert everything[bytes(np.ascontiguousarray(pixels))] == (0 if i % 2 else 1)
+
+
+def test_folder_with_splits_and_without_classes(folder: Path) -> None:
+    for i, file in enumerate(sorted(folder.rglob("*.png"))):
+        target = folder / ("test" if i < 10 else "train") / f"{i}.png"
+        target.parent.mkdir(exist_ok=True)
+        file.rename(target)
+    data = loaded(ImageFolder(str(folder), channels=1), batch_size=8, val_size=8)
+    assert data.image_shape == (1, 6, 5)
+    assert {name: len(part) for name, part in data.splits.items()} == {"train": 22, "val": 8, "test": 10}
+    assert data.splits["train"].label is None
+
+
+@pytest.mark.parametrize("crop", [True, False])
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_images_of_mixed_sizes_are_brought_to_one(folder: Path, crop: bool, channels: int) -> None:
+    paint(folder / "cat" / "wide.jpg", (9, 31))
+    paint(folder / "dog" / "grey.png", (40, 11), mode="L")
+    data = loaded(ImageFolder(str(folder), size=(8, 7), crop=crop, channels=channels), batch_size=8, val_size=8)
+    assert data.splits["train"].image.shape[1:] == (channels, 8, 7)
+    assert sum(len(part) for part in data.splits.values()) == 42
+
+
+def test_mixed_sizes_are_refused_without_a_size(folder: Path) -> None:
+    paint(folder / "dog" / "wide.png", (9, 31))
+    with pytest.raises(ValueError, match=r"wide.png is 9x31, while the first image is 6x5.*--data.source.size"):
+        loaded(ImageFolder(str(folder)))
+
+
+def test_unreadable_files_are_named_and_skipped_if_wanted(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "cat" / "broken.png").write_bytes(b"no picture")
+    whole = (folder / "dog" / "00.png").read_bytes()
+    (folder / "dog" / "short.png").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ValueError, match=r"2 of 42 files.*broken.png.*short.png.*skip_unreadable"):
+        loaded(ImageFolder(str(folder)))
+    data = loaded(ImageFolder(str(folder), skip_unreadable=True))
+    assert sum(len(part) for part in data.splits.values()) == 40
+    assert "skipped" in (out := capsys.readouterr().out)
+    assert "broken.png" in out
+
+
+def test_folders_that_are_none(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="expected a folder of images, got nothing there"):
+        loaded(ImageFolder(str(tmp_path / "nowhere")))
+    (tmp_path / "file").touch()
+    with pytest.raises(FileNotFoundError, match="got a file"):
+        loaded(ImageFolder(str(tmp_path / "file")))
+    (tmp_path / "notes.txt").touch()
+    with pytest.raises(ValueError, match="expected images, got none"):
+        loaded(ImageFolder(str(tmp_path)))
+    for settings in ({"channels": 2}, {"size": (0, 3)}, {"test_fraction": 1.0}):
+        with pytest.raises(ValueError, match="ImageFolder"):
+            ImageFolder(str(tmp_path), **settings)
+
+
+# -- the real files ---------------------------------------------------------------------------------------------------
+
+
+def test_real_mnist(data_root: Path) -> None:
+    data = loaded(MNIST(), root=str(data_root), val_size=10_000, download=False)
+    assert {name: len(part) for name, part in data.splits.items()} == {"train": 50_000, "val": 10_000, "test": 10_000}
+    assert data.splits["test"].label[:5].tolist() == [7, 2, 1, 0, 4]
+    assert int(data.splits["test"].image.max()) == 255
+
+
+@pytest.mark.parametrize("harm", ["truncate", "flip"])
+def test_damaged_mnist_is_noticed(data_root: Path, tmp_path: Path, harm: str) -> None:
+    shutil.copytree(data_root / "MNIST" / "raw", tmp_path / "MNIST" / "raw")
+    file = tmp_path / "MNIST" / "raw" / "t10k-images-idx3-ubyte"
+    content = bytearray(file.read_bytes())
+    if harm == "truncate":
+        del content[5000:]
+    else:
+        content[5000] ^= 1
+    file.chmod(0o644)
+    file.write_bytes(content)
+    with pytest.raises(
+        ValueError, match=r"t10k-images-idx3-ubyte is damaged \(expected the md5 .*, got .*\): delete it"
+    ):
+        loaded(MNIST(), root=str(tmp_path), download=False)
+
+
+def test_truncated_file_without_a_checksum_is_noticed(data_root: Path, tmp_path: Path) -> None:
+    shutil.copytree(data_root / "MNIST" / "raw", tmp_path / "FashionMNIST" / "raw")
+    file = tmp_path / "FashionMNIST" / "raw" / "train-images-idx3-ubyte"
+    file.chmod(0o644)
+    file.write_bytes(file.read_bytes()[:5000])
+    with pytest.raises(ValueError, match="FashionMNIST is damaged"):
+        loaded(FashionMNIST(), root=str(tmp_path), download=False)
+
+
+def test_real_static_mnist_is_kept_packed(data_root: Path, tmp_path: Path) -> None:
+    raw = tmp_path / "BinarizedMNIST" / "raw"
+    raw.mkdir(parents=True)
+    for file in (data_root / "BinarizedMNIST" / "raw").iterdir():
+        (raw / file.name).symlink_to(file)
+    data = loaded(BinarizedMNIST(), root=str(tmp_path), download=False)
+    assert {name: len(part) for name, part in data.splits.items()} == {"train": 50_000, "val": 10_000, "test": 10_000}
+    assert set(data.splits["test"].image.unique().tolist()) == {0, 1}
+    assert data.levels == 2
+    packed = sorted((tmp_path / "BinarizedMNIST" / "processed").iterdir())
+    assert len(packed) == 3
+    assert sum(file.stat().st_size for file in packed) < 7e6
+    shutil.rmtree(raw)  # the packed copy is enough, and the same
+    again = loaded(BinarizedMNIST(), root=str(tmp_path), download=False)
+    assert again.record() == data.record()
+    packed[0].write_bytes(packed[0].read_bytes()[:1000])  # and where it is damaged, the original is asked for
+    with pytest.raises(FileNotFoundError, match="amat"):
+        loaded(BinarizedMNIST(), root=str(tmp_path), download=False)
+
+
+def test_damaged_static_mnist_is_noticed(tmp_path: Path) -> None:
+    raw = tmp_path / "BinarizedMNIST" / "raw"
+    raw.mkdir(parents=True)
+    (raw / "binarized_mnist_train.amat").write_text("0 1 " * 392 + "\n")
+    with pytest.raises(ValueError, match=r"train.amat is damaged \(expected the md5"):
+        loaded(BinarizedMNIST(), root=str(tmp_path), download=False)
+    assert not (tmp_path / "BinarizedMNIST" / "processed").exists()

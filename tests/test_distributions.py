@@ -1,0 +1,115 @@
+"""A discrete density sums to one, a continuous one integrates to one, and both have finite gradients at the edges."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import scipy.integrate
+import scipy.stats
+import torch
+from torch.distributions import Categorical, ContinuousBernoulli, Independent, MixtureSameFamily, Normal, kl_divergence
+
+from vae_lightning.distributions import CategoricalLevels, Delta, DiscretizedLogistic, Rescaled
+
+
+@pytest.mark.parametrize("levels", [2, 17, 256])
+@pytest.mark.parametrize("loc", [-40.0, 0.0, 0.5, 7.3, 255.0, 400.0])
+@pytest.mark.parametrize("scale", [0.02, 0.3, 5.0, 300.0])
+def test_discretized_logistic_sums_to_one(levels: int, loc: float, scale: float) -> None:
+    d = DiscretizedLogistic(torch.tensor(loc), torch.tensor(scale), levels)
+    total = d.log_prob(torch.arange(levels).float()).double().exp().sum()
+    assert total.item() == pytest.approx(1, abs=2e-5)
+
+
+def test_discretized_logistic_against_scipy() -> None:
+    d = DiscretizedLogistic(torch.tensor(100.4, dtype=torch.float64), torch.tensor(6.0, dtype=torch.float64), 256)
+    edges = scipy.stats.logistic(100.4, 6.0).cdf(np.arange(-0.5, 256.5))
+    edges[0], edges[-1] = 0, 1
+    expected = np.diff(edges)
+    np.testing.assert_allclose(d.log_prob(torch.arange(256).double()).exp(), expected, rtol=1e-9, atol=1e-15)
+    np.testing.assert_allclose(d.cdf(torch.arange(256).double()), np.cumsum(expected), rtol=1e-9)
+    i = np.arange(256)
+    assert d.mean.item() == pytest.approx((i * expected).sum(), rel=1e-9)
+    assert d.variance.item() == pytest.approx((i**2 * expected).sum() - (i * expected).sum() ** 2, rel=1e-6)
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0, 128.0, 254.0, 255.0])
+@pytest.mark.parametrize("scale", [0.02, 1.0, 1000.0])
+def test_discretized_logistic_gradients_are_finite_and_right(value: float, scale: float) -> None:
+    loc = torch.tensor(130.0, dtype=torch.float64, requires_grad=True)
+    s = torch.tensor(scale, dtype=torch.float64, requires_grad=True)
+    log_p = DiscretizedLogistic(loc, s, 256).log_prob(torch.tensor(value))
+    gradient = torch.autograd.grad(log_p, (loc, s))
+    assert torch.isfinite(torch.stack([log_p, *gradient])).all()
+    h = 1e-5
+    up, down = (DiscretizedLogistic(loc.detach() + d, s.detach(), 256).log_prob(torch.tensor(value)) for d in (h, -h))
+    assert gradient[0].item() == pytest.approx(((up - down) / (2 * h)).item(), rel=1e-4, abs=1e-9)
+
+
+def test_mixture_of_discretized_logistics_sums_to_one_with_gradients() -> None:
+    logits, loc = torch.randn(3, requires_grad=True), torch.tensor([3.0, 200.0, 255.0], requires_grad=True)
+    mixture = MixtureSameFamily(
+        Categorical(logits=logits), DiscretizedLogistic(loc, torch.tensor([0.02, 4.0, 9.0]), 256, False), False
+    )
+    log_p = mixture.log_prob(torch.arange(256).float())
+    assert log_p.exp().sum().item() == pytest.approx(1, abs=1e-5)
+    log_p.sum().backward()
+    assert torch.isfinite(logits.grad).all()
+    assert torch.isfinite(loc.grad).all()
+
+
+def test_samples_follow_the_masses() -> None:
+    d = DiscretizedLogistic(torch.tensor(2.2), torch.tensor(1.5), 8)
+    counts = torch.bincount(d.sample((20_000,)).long(), minlength=8).numpy()
+    expected = d.log_prob(torch.arange(8).float()).exp().double().numpy()
+    assert scipy.stats.chisquare(counts, 20_000 * expected / expected.sum()).pvalue > 1e-4
+
+
+def test_categorical_levels_is_torchs_categorical_with_moments() -> None:
+    logits = torch.randn(4, 17)
+    d = CategoricalLevels(logits)
+    values = torch.arange(17).float()
+    p = d.log_prob(values[:, None]).exp()  # (17, 4)
+    torch.testing.assert_close(p.sum(0), torch.ones(4))
+    torch.testing.assert_close(p.T, logits.softmax(-1))
+    torch.testing.assert_close(d.mean, (p * values[:, None]).sum(0))
+    torch.testing.assert_close(d.variance, (p * values[:, None] ** 2).sum(0) - d.mean**2)
+    assert d.sample((5,)).shape == (5, 4)
+
+
+@pytest.mark.parametrize("logit", [-12.0, -1.0, 0.0, 1e-4, 3.0, 12.0])
+def test_continuous_bernoulli_on_levels_integrates_to_one(logit: float) -> None:
+    d = Rescaled(ContinuousBernoulli(logits=torch.tensor(logit).double()), 255)
+    density = lambda x: d.log_prob(torch.tensor(x).double()).exp().item()  # noqa: E731
+    assert scipy.integrate.quad(density, 0, 255, limit=200)[0] == pytest.approx(1, abs=1e-3)
+    mean = scipy.integrate.quad(lambda x: x * density(x), 0, 255, limit=200)[0]
+    assert d.mean.item() == pytest.approx(mean, rel=2e-3, abs=1e-2)
+
+
+@pytest.mark.parametrize("value", [0.0, 255.0])
+@pytest.mark.parametrize("logit", [-30.0, 0.0, 30.0])
+def test_continuous_bernoulli_gradients_are_finite_at_the_edges(value: float, logit: float) -> None:
+    parameter = torch.tensor(logit, requires_grad=True)
+    Rescaled(ContinuousBernoulli(logits=parameter), 255).log_prob(torch.tensor(value)).backward()
+    assert torch.isfinite(parameter.grad)
+
+
+def test_delta_is_a_point_and_infinitely_far_from_a_density() -> None:
+    value = torch.randn(5, 3)
+    d = Delta(value)
+    assert d.rsample((2,)).shape == (2, 5, 3)
+    assert torch.equal(d.mean, value)
+    assert torch.isposinf(kl_divergence(d, Independent(Normal(torch.zeros(3), torch.ones(3)), 1))).all()
+    assert torch.isposinf(d.log_prob(value)).all()
+    assert torch.isneginf(d.log_prob(value + 1)).all()
+
+
+def test_analytic_kl_is_the_monte_carlo_kl() -> None:
+    q = Independent(Normal(torch.tensor([0.5, -1.0]), torch.tensor([0.3, 1.7])), 1)
+    p = Independent(Normal(torch.zeros(2), torch.ones(2)), 1)
+    z = q.sample((200_000,))
+    ratio = q.log_prob(z) - p.log_prob(z)
+    error = ratio.std() / math.sqrt(len(ratio))
+    assert abs(ratio.mean() - kl_divergence(q, p)) < 5 * error

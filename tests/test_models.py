@@ -1,0 +1,325 @@
+"""The likelihoods as modules, nets of any size, and the linear-Gaussian model whose log p(x) is exact."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from functools import partial
+
+import pytest
+import torch
+from sklearn.datasets import load_digits
+from sklearn.decomposition import PCA
+from torch import Tensor
+from torch.distributions import MultivariateNormal, Normal
+
+from vae_lightning.conditionals import (
+    BernoulliLikelihood,
+    CategoricalLikelihood,
+    ContinuousBernoulliLikelihood,
+    Corrupted,
+    DiscretizedLogisticLikelihood,
+    DiscretizedLogisticMixtureLikelihood,
+    GaussianLearnedScaleLikelihood,
+    GaussianLikelihood,
+    GaussianOptimalScaleLikelihood,
+    GaussianPixelScaleLikelihood,
+    GaussianPosterior,
+    PointMass,
+)
+from vae_lightning.core import FromPosterior, FromPrior, Given, PosteriorMean
+from vae_lightning.metrics import log_prob
+from vae_lightning.models import VAE
+from vae_lightning.nets import MLP, ConvDecoder, ConvEncoder, GaussianNoise, Masking, SaltAndPepper
+from vae_lightning.objectives import ELBO, IWAE
+
+GREY = [
+    CategoricalLikelihood,
+    ContinuousBernoulliLikelihood,
+    DiscretizedLogisticLikelihood,
+    DiscretizedLogisticMixtureLikelihood,
+    GaussianLearnedScaleLikelihood,
+    GaussianLikelihood,
+    GaussianOptimalScaleLikelihood,
+    GaussianPixelScaleLikelihood,
+]
+SIZES = [(1, 28, 28), (1, 28, 20), (3, 37, 53), (4, 8, 8), (1, 1, 1)]
+
+
+@pytest.mark.parametrize("likelihood", GREY)
+def test_every_likelihood_trains_and_samples(likelihood: type) -> None:
+    model = VAE((3, 5, 4), 16, likelihood=likelihood, latent_size=3)
+    x = torch.randint(0, 16, (6, 3, 5, 4)).float()
+    model.init_from_data(x)
+    loss = ELBO()(model, {"image": x}, 0).value
+    loss.backward()
+    assert torch.isfinite(loss)
+    assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
+    model.eval()
+    px = model.sample({}, 7)
+    assert px.batch_shape == (7,)
+    assert px.mean.shape == px.sample().shape == (7, 3, 5, 4)
+    assert model.trace({"image": x}, 2).log_weight(x).shape == (2, 6)
+
+
+@pytest.mark.parametrize(
+    "likelihood",
+    [BernoulliLikelihood, CategoricalLikelihood, DiscretizedLogisticLikelihood, DiscretizedLogisticMixtureLikelihood],
+)
+def test_discrete_likelihoods_sum_to_one_over_all_images(likelihood: type) -> None:
+    levels = 2 if likelihood is BernoulliLikelihood else 3
+    px = VAE((1, 2, 2), levels, likelihood=likelihood, latent_size=2).double().sample({})
+    images = torch.tensor(list(itertools.product(range(levels), repeat=4))).double().view(-1, 1, 2, 2)
+    assert px.support.is_discrete
+    assert px.log_prob(images).exp().sum().item() == pytest.approx(1, abs=1e-9)
+
+
+def test_fixed_gaussian_is_the_squared_error_with_its_constant() -> None:
+    scale, levels = 0.2, 256
+    model = VAE((1, 4, 4), levels, likelihood=partial(GaussianLikelihood, scale=scale), latent_size=2)
+    x = torch.randint(0, levels, (5, 1, 4, 4)).float()
+    trace = model.trace({"image": x})
+    squared_error = ((x - trace.px.mean) / (levels - 1)).square().flatten(1).sum(1)
+    constant = 16 / 2 * math.log(2 * math.pi * (scale * (levels - 1)) ** 2)
+    torch.testing.assert_close(-trace.log_likelihood(x), squared_error / (2 * scale**2) + constant)
+
+
+def test_optimal_scale_is_the_best_scale_and_a_fixed_density_in_evaluation() -> None:
+    likelihood = GaussianOptimalScaleLikelihood((2,), (1, 4, 4), 256)
+    z, x = torch.randn(8, 2), torch.randint(0, 256, (8, 1, 4, 4)).float()
+    best = likelihood(z).log_prob(x).sum()
+    loc = likelihood(z).mean
+    for scale in torch.linspace(5, 300, 400):
+        assert Normal(loc, scale).log_prob(x).sum() <= best + 1e-3
+    likelihood.eval()
+    mean_square = (x - loc).square().mean()
+    assert likelihood.mean_square.item() == pytest.approx(mean_square.item(), rel=1e-5)
+    torch.testing.assert_close(likelihood(z).log_prob(x), Normal(loc, mean_square.sqrt()).log_prob(x).flatten(1).sum(1))
+    torch.testing.assert_close(likelihood(z[:1]).log_prob(x[:1]), likelihood(z).log_prob(x)[:1])
+
+
+def test_initial_bias_is_the_marginal_of_the_data() -> None:
+    x = torch.bernoulli(torch.rand(1, 1, 6, 6).expand(5000, 1, 6, 6))
+    model = VAE((1, 6, 6), 2, latent_size=2)
+    model.init_from_data(x)
+    at_bias = torch.sigmoid(model.likelihood.head.last.bias).view(1, 6, 6)
+    torch.testing.assert_close(at_bias, x.mean(0).clamp(1 / 5002, 1 - 1 / 5002))
+
+
+@pytest.mark.parametrize("shape", SIZES)
+def test_nets_take_any_size(shape: tuple[int, int, int]) -> None:
+    for encoder, decoder in ((MLP, MLP), (ConvEncoder, ConvDecoder)):
+        if encoder is ConvEncoder:
+            encoder, decoder = partial(encoder, blocks=1), partial(decoder, blocks=1)
+        model = VAE(
+            shape,
+            4,
+            encoder=partial(GaussianPosterior, net=encoder),
+            likelihood=partial(DiscretizedLogisticLikelihood, net=decoder),
+            latent_size=3,
+        )
+        x = torch.randint(0, 4, (2, *shape)).float()
+        assert model.trace({"image": x}, 3).px.mean.shape == (3, 2, *shape)
+
+
+def test_a_net_refuses_another_size() -> None:
+    with pytest.raises(ValueError, match=r"built for inputs of shape \(1, 8, 8\), got \(2, 1, 9, 9\)"):
+        MLP((1, 8, 8), (1, 8, 8))(torch.zeros(2, 1, 9, 9))
+
+
+def test_posterior_is_bounded_whatever_the_image() -> None:
+    posterior = GaussianPosterior((1, 2, 2), (3,), partial(MLP, hidden=[]))
+    torch.nn.init.normal_(posterior.log_scale.weight, std=1e6)
+    scale = posterior(1e6 * torch.randn(50, 1, 2, 2)).stddev
+    assert torch.isfinite(scale).all()
+    assert (scale > 0).all()
+
+
+def test_corruption_is_for_training_only_and_does_what_it_says() -> None:
+    x = torch.full((64, 3, 20, 20), 0.5)
+    masked = Masking(0.25)(x)
+    assert set(masked.unique().tolist()) == {0.0, 0.5}
+    assert torch.equal(masked[:, 0] == 0, masked[:, 2] == 0)  # a pixel goes in all its channels
+    assert (masked == 0).float().mean().item() == pytest.approx(0.25, abs=0.01)
+    salted = SaltAndPepper(0.4)(x)
+    assert (salted == 1).float().mean().item() == pytest.approx(0.2, abs=0.01)
+    assert (salted == 0).float().mean().item() == pytest.approx(0.2, abs=0.01)
+    assert (GaussianNoise(0.3)(x) - x).std().item() == pytest.approx(0.3, abs=0.01)
+    encoder = Corrupted((3, 20, 20), (2,), PointMass, Masking(0.5))
+    assert not torch.equal(encoder(x).mean, encoder(x).mean)
+    encoder.eval()
+    assert torch.equal(encoder(x).mean, encoder(x).mean)
+    assert torch.equal(encoder(x).mean, encoder.encoder(x).mean)
+
+
+def test_draws() -> None:
+    model = VAE((1, 2, 2), 2, latent_size=3).eval()
+    x = torch.ones(4, 1, 2, 2)
+    posterior = FromPosterior(5)
+    assert model(posterior, {"image": x}).batch_shape == (5, 4)
+    assert [site.name for site in posterior.sites] == ["z"]
+    mean = model(PosteriorMean(), {"image": x}).mean
+    z = model.encoder(x).mean
+    torch.testing.assert_close(model(Given({"z": z}), {}).mean, mean)
+    assert model(FromPrior(6), {}).batch_shape == (6,)
+    with pytest.raises(ValueError, match="no posterior"):
+        model.trace({})
+
+
+# -- the linear-Gaussian model ----------------------------------------------------------------------------------------
+
+
+def linear_gaussian(optimal: bool) -> tuple[VAE, Tensor, Tensor]:
+    """A linear VAE, 40 images of it, and their exact log p(x); its posterior exact or somewhat off. The decoder's
+    columns are orthogonal, so that the exact posterior is diagonal and the encoder can be it."""
+    d, scale = 2, 0.5
+    linear = partial(MLP, hidden=[])
+    model = VAE(
+        (1, 2, 3),
+        2,
+        encoder=partial(GaussianPosterior, net=linear),
+        likelihood=partial(GaussianLikelihood, net=linear, scale=scale),
+        latent_size=d,
+    ).double()
+    weight = torch.linalg.qr(torch.randn(6, d).double())[0] * torch.tensor([1.5, 0.7])
+    bias = torch.randn(6).double()
+    with torch.no_grad():
+        model.likelihood.head.last.weight.copy_(weight)
+        model.likelihood.head.last.bias.copy_(bias)
+        precision = 1 + weight.square().sum(0) / scale**2
+        gain = weight.T / scale**2 / precision[:, None]
+        model.encoder.mu.weight.copy_(gain)
+        model.encoder.mu.bias.copy_(-gain @ bias + (0 if optimal else 0.2))
+        log_scale = -0.5 * precision.log() + (0 if optimal else 0.3)
+        model.encoder.log_scale.bias.copy_(7 * torch.atanh(log_scale / 7))
+    x = torch.randn(40, d).double() @ weight.T + bias + scale * torch.randn(40, 6).double()
+    exact = MultivariateNormal(bias, weight @ weight.T + scale**2 * torch.eye(6).double())
+    return model, x.view(-1, 1, 2, 3), exact.log_prob(x)
+
+
+def test_elbo_meets_log_p_at_the_exact_posterior() -> None:
+    model, x, exact = linear_gaussian(optimal=True)
+    trace = model.trace({"image": x}, 20_000)
+    elbo = trace.log_likelihood(x).mean(0) - trace.kl()
+    torch.testing.assert_close(elbo, exact, atol=0.05, rtol=0)
+    torch.testing.assert_close(trace.log_weight(x), exact.expand(20_000, 40))  # each single weight is exact
+    torch.testing.assert_close(log_prob(model, {"image": x}, 1), exact)
+
+
+def test_bounds_are_ordered_and_meet_the_exact_value() -> None:
+    model, x, exact = linear_gaussian(optimal=False)
+    batch = {"image": x}
+    log_weight = model.trace(batch, 100_000).log_weight(x)  # (100 000, 40)
+
+    def bound(k: int) -> float:
+        return (log_weight.view(-1, k, 40).logsumexp(1) - math.log(k)).mean().item()
+
+    elbo = -ELBO(num_samples=20_000)(model, batch, 0).value.item()
+    bounds = [bound(k) for k in (1, 2, 5, 50, 1000)]
+    assert elbo == pytest.approx(bounds[0], abs=0.02)  # IWAE(1) = ELBO
+    assert all(low < high for low, high in itertools.pairwise(bounds))
+    assert bounds[0] < exact.mean().item() - 0.1
+    assert bounds[-1] < exact.mean().item() + 1e-3
+    torch.testing.assert_close(log_prob(model, batch, 100_000), exact, atol=0.02, rtol=0)
+
+
+def test_objectives_are_their_bounds() -> None:
+    model, x, _ = linear_gaussian(optimal=False)
+    torch.manual_seed(1)
+    loss = IWAE(64)(model, {"image": x}, 0)
+    torch.manual_seed(1)
+    trace = model.trace({"image": x}, 64)
+    by_hand = torch.stack([trace.log_weight(x)[:, i].exp().mean().log() for i in range(40)]).mean()
+    assert -loss.value.item() == pytest.approx(by_hand.item(), rel=1e-9)
+    assert loss.logs["iwae"].item() == pytest.approx(by_hand.item(), rel=1e-9)
+
+
+def test_log_prob_does_not_depend_on_tiles() -> None:
+    model, x, exact = linear_gaussian(optimal=True)
+    for tile in (7, 64, 100_000):  # also tiles smaller than k, and k no multiple of it
+        torch.testing.assert_close(log_prob(model, {"image": x}, 50, tile=tile), exact)
+    with pytest.raises(ValueError, match="at least 1"):
+        log_prob(model, {"image": x}, 0)
+
+
+def test_gradient_through_the_sample_is_the_closed_forms() -> None:
+    """The ELBO of a linear-Gaussian model is a closed form in the encoder's mean; so is its gradient."""
+    model, x, _ = linear_gaussian(optimal=False)
+    ELBO(num_samples=200_000)(model, {"image": x[:3]}, 0).value.backward()
+    weight, bias = model.likelihood.head.last.weight, model.likelihood.head.last.bias
+    mu_weight = model.encoder.mu.weight.detach().clone().requires_grad_()
+    flat = x[:3].flatten(1)
+    mu = flat @ mu_weight.T + model.encoder.mu.bias.detach()
+    q = model.encoder(x[:3])
+    expected_square = (flat - mu @ weight.T - bias).square().sum(1) + (q.variance * weight.square().sum(0)).sum(1)
+    closed = (expected_square / (2 * 0.5**2) + 0.5 * mu.square().sum(1)).mean()
+    (gradient,) = torch.autograd.grad(closed, mu_weight)
+    torch.testing.assert_close(model.encoder.mu.weight.grad, gradient, rtol=0.02, atol=0.02)
+
+
+def test_gradients_reach_the_encoder_and_match_finite_differences() -> None:
+    model = VAE(
+        (1, 2, 2),
+        2,
+        encoder=partial(GaussianPosterior, net=partial(MLP, hidden=[4], activation=torch.nn.Tanh)),
+        latent_size=2,
+    )
+    model = model.double()
+    x = torch.bernoulli(torch.rand(8, 1, 2, 2)).double()
+
+    def loss() -> Tensor:
+        torch.manual_seed(3)
+        return ELBO(num_samples=3)(model, {"image": x}, 0).value
+
+    loss().backward()
+    for parameter in (model.encoder.mu.weight, model.encoder.log_scale.bias, model.encoder.net.layers[1].weight):
+        h = 1e-6
+        with torch.no_grad():
+            parameter.view(-1)[0] += h
+            up = loss()
+            parameter.view(-1)[0] -= 2 * h
+            down = loss()
+            parameter.view(-1)[0] += h
+        assert parameter.grad.view(-1)[0].item() == pytest.approx(((up - down) / (2 * h)).item(), rel=1e-5, abs=1e-8)
+        assert parameter.grad.abs().sum() > 0
+
+
+def test_trained_linear_vae_reaches_probabilistic_pca() -> None:
+    """Its optimum is probabilistic PCA's (Tipping & Bishop 1999; Lucas et al. 2019), whose likelihood is exact."""
+    images = torch.tensor(load_digits().images[:500]).float().unsqueeze(1)
+    linear = partial(MLP, hidden=[])
+    model = VAE(
+        (1, 8, 8),
+        17,
+        encoder=partial(GaussianPosterior, net=linear),
+        likelihood=partial(GaussianLearnedScaleLikelihood, net=linear),
+        latent_size=5,
+    )
+    model.init_from_data(images)
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.02, fused=True)
+    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 1000)
+    for step in range(1000):
+        optimizer.zero_grad()
+        ELBO()(model, {"image": images}, step).value.backward()
+        optimizer.step()
+        scheduler.step()
+    with torch.no_grad():
+        elbo = -ELBO(num_samples=50)(model, {"image": images}, 0).value.item()
+    exact = PCA(5).fit(images.flatten(1).double()).score(images.flatten(1).double())
+    assert elbo < exact
+    assert elbo == pytest.approx(exact, abs=0.3)  # of about -154 nats
+
+
+@pytest.mark.parametrize("side", [4, 16])
+def test_beta_one_is_the_elbo_whatever_the_image_size(side: int) -> None:
+    model = VAE((1, side, side), 2, latent_size=2)
+    x = torch.bernoulli(torch.rand(10, 1, side, side))
+    torch.manual_seed(5)
+    value = ELBO(beta=1.0)(model, {"image": x}, 0).value
+    torch.manual_seed(5)
+    trace = model.trace({"image": x})
+    q = trace.sites[0].q
+    kl = 0.5 * (q.mean.square() + q.variance - q.variance.log() - 1).sum(1)
+    logits = model.likelihood.params(trace.sites[0].z).squeeze(-4)
+    log_likelihood = (x * logits - torch.nn.functional.softplus(logits)).flatten(1).sum(1)
+    torch.testing.assert_close(-value, (log_likelihood - kl).mean())

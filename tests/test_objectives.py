@@ -1,0 +1,112 @@
+"""Schedules end where they say, weights do what they say, pairs without sense are refused."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import pytest
+import torch
+
+from vae_lightning.conditionals import GaussianLikelihood, PointMass
+from vae_lightning.models import VAE
+from vae_lightning.objectives import ELBO, IWAE, Constant, Cyclical, Linear, Reconstruction
+
+
+def test_linear_warm_up_ends_where_it_says() -> None:
+    beta = Linear(steps=10, start=0.2, end=1.0)
+    assert beta(0) == 0.2
+    assert beta(5) == pytest.approx(0.6)
+    assert beta(9) < 1.0
+    assert beta(10) == beta(11) == beta(10_000) == 1.0
+    assert beta.last_step == ELBO(beta).last_scheduled_step == 10
+
+
+def test_cyclical_warm_up() -> None:
+    beta = Cyclical(steps=8, cycles=2, ratio=0.5)
+    assert [beta(step) for step in range(8)] == [0, 0.25, 0.5, 0.75, 1, 1, 1, 1]
+    assert [beta(step) for step in range(8, 16)] == [beta(step) for step in range(8)]
+    assert beta.last_step == 16
+    assert beta(16) == beta(10_000) == 1
+    assert Constant(3.0)(7) == 3.0
+
+
+@pytest.mark.parametrize(
+    ("make", "match"),
+    [
+        (lambda: Linear(0), "at least one step"),
+        (lambda: Cyclical(8, ratio=0.0), "ratio"),
+        (lambda: ELBO(free_bits=-1), "free_bits"),
+        (lambda: IWAE(0), "num_samples"),
+    ],
+)
+def test_impossible_settings_are_refused(make: object, match: str) -> None:
+    with pytest.raises(ValueError, match=match):
+        make()  # type: ignore[operator]
+
+
+def batch_and_model() -> tuple[dict, VAE]:
+    return {"image": torch.bernoulli(torch.rand(32, 1, 4, 4))}, VAE((1, 4, 4), 2, latent_size=3)
+
+
+def seeded(objective: ELBO, model: VAE, batch: dict, step: int) -> tuple[float, dict]:
+    torch.manual_seed(2)
+    loss = objective(model, batch, step)
+    return loss.value.item(), {name: value.item() for name, value in loss.logs.items()}
+
+
+def test_beta_weighs_the_kl_and_the_logged_bound_stays_plain() -> None:
+    batch, model = batch_and_model()
+    torch.nn.init.constant_(model.encoder.mu.bias, 1.0)
+    for step, weight in ((0, 0.0), (50, 2.0), (100, 4.0), (1000, 4.0)):
+        value, logs = seeded(ELBO(beta=Linear(100, 0.0, 4.0)), model, batch, step)
+        assert value == pytest.approx(logs["distortion"] + weight * logs["rate"], rel=1e-6)
+        assert logs["elbo"] == pytest.approx(-logs["distortion"] - logs["rate"], rel=1e-6)
+        assert logs["beta"] == pytest.approx(weight)
+
+
+def test_free_bits_leave_small_rates_alone() -> None:
+    batch, model = batch_and_model()
+    with torch.no_grad():
+        model.encoder.mu.weight.zero_()
+        model.encoder.mu.bias.copy_(torch.tensor([0.1, 1.0, 3.0]))  # KL of 0.005, 0.5 and 4.5 nats
+    value, logs = seeded(ELBO(free_bits=1.0), model, batch, 0)
+    assert logs["rate"] == pytest.approx(0.005 + 0.5 + 4.5, rel=1e-4)
+    assert value == pytest.approx(logs["distortion"] + 1.0 + 1.0 + 4.5, rel=1e-4)
+    ELBO(free_bits=1.0)(model, batch, 0).value.backward()
+    with_kl = model.encoder.mu.bias.grad.clone()
+    model.zero_grad()
+    torch.manual_seed(0)
+    assert with_kl[2].abs() > 1  # the punished latent is pulled to the prior
+
+
+def test_pairs_without_sense_are_refused() -> None:
+    batch, vae = batch_and_model()
+    autoencoder = VAE((1, 4, 4), 2, encoder=PointMass, likelihood=partial(GaussianLikelihood, scale=1.0), latent_size=3)
+    for objective in (ELBO(), IWAE(2)):
+        objective.check(vae.trace(batch))
+        with pytest.raises(ValueError, match=r"point mass.*choose the encoder GaussianPosterior"):
+            objective.check(autoencoder.trace(batch))
+    Reconstruction().check(autoencoder.trace(batch))
+    with pytest.raises(ValueError, match="expects the encoder PointMass"):
+        Reconstruction().check(vae.trace(batch))
+
+
+def test_free_bits_need_factors() -> None:
+    batch, model = batch_and_model()
+    trace = model.trace(batch)
+    from vae_lightning.core import Site
+    from vae_lightning.objectives.elbo import kl_per_latent
+
+    torch.testing.assert_close(kl_per_latent(trace.sites[0]).sum(1), trace.kl())
+    whole = torch.distributions.MultivariateNormal(torch.zeros(3), torch.eye(3))
+    with pytest.raises(ValueError, match="factorise"):
+        kl_per_latent(Site("z", whole, trace.sites[0].q, trace.sites[0].z))
+
+
+def test_reconstruction_is_the_squared_error() -> None:
+    model = VAE((1, 4, 4), 256, encoder=PointMass, likelihood=partial(GaussianLikelihood, scale=1.0), latent_size=3)
+    x = torch.randint(0, 256, (8, 1, 4, 4)).float()
+    target = torch.randint(0, 256, (8, 1, 4, 4)).float()
+    losses = [Reconstruction()(model, {"image": image}, 0).value for image in (x, target)]
+    errors = [((model.trace({"image": i}).px.mean - i) / 255).square().sum() / 8 for i in (x, target)]
+    assert (losses[0] - losses[1]).item() == pytest.approx((errors[0] - errors[1]).item() / 2, rel=1e-3)
