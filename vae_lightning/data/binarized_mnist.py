@@ -62,7 +62,7 @@ def _find(folder: Path, part: str, download: bool) -> Path:
     try:
         download_url(f"{URL}/{path.name}", str(path.parent), f"{path.name}.part", md5=CHECKSUMS[part])
     except (URLError, RuntimeError, OSError) as error:
-        raise not_found("BinarizedMNIST", path, f"downloading it failed ({error})") from error
+        raise not_found("BinarizedMNIST", path, f"downloading it failed ({' '.join(str(error).split())})") from error
     os.replace(path.with_name(f"{path.name}.part"), path)
     return path
 

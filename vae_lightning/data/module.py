@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, Sampler, SequentialSampler
 
 from vae_lightning.data.source import Images, ImageSource, Shape
 
@@ -32,6 +33,21 @@ class InMemory(Dataset[Any]):
     def __getitems__(self, indices: list[int]) -> dict[str, Tensor]:
         part = self.images[torch.as_tensor(indices)]
         return {"image": part.image} if part.label is None else {"image": part.image, "label": part.label}
+
+
+class Shuffle(Sampler[int]):
+    """A new order each epoch that depends on the seed and the epoch alone: torch's own takes it from the global
+    generator, whose state a resumed run does not share with an unbroken one."""
+
+    def __init__(self, size: int, seed: int, epoch: Callable[[], int]) -> None:
+        self.size, self.seed, self.epoch = size, seed, epoch
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __iter__(self) -> Iterator[int]:
+        generator = torch.Generator().manual_seed(1_000_003 * self.seed + self.epoch())
+        yield from torch.randperm(self.size, generator=generator).tolist()
 
 
 def _as_it_is(batch: Any) -> Any:
@@ -86,6 +102,7 @@ class ImageData(LightningDataModule):
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
         self.val_size, self.split_seed = val_size, split_seed
         self.dynamic_binarization, self.horizontal_flip, self.download = dynamic_binarization, horizontal_flip, download
+        self.seed = torch.initial_seed()
         self.splits: dict[str, Images] = {}
         self._val_index: Tensor | None = None
 
@@ -148,8 +165,15 @@ class ImageData(LightningDataModule):
 
     def loader(self, split: Split, shuffle: bool = False) -> DataLoader[Any]:
         """Batches of one split; the last one may be smaller, none is dropped."""
-        size = self.batch_size if split == "train" else self.eval_batch_size
-        return DataLoader(InMemory(self.splits[split]), batch_size=size, shuffle=shuffle, collate_fn=_as_it_is)
+        images = InMemory(self.splits[split])
+        epoch = lambda: self.trainer.current_epoch if self.trainer is not None else 0  # noqa: E731
+        return DataLoader(
+            images,
+            batch_size=self.batch_size if split == "train" else self.eval_batch_size,
+            sampler=Shuffle(len(images), self.seed, epoch) if shuffle else SequentialSampler(images),
+            collate_fn=_as_it_is,
+            generator=torch.Generator(),  # its own, so that opening a loader takes nothing from the noise
+        )
 
     def train_dataloader(self) -> DataLoader[Any]:
         return self.loader("train", shuffle=True)

@@ -60,7 +60,7 @@ class TorchvisionSource(ImageSource):
         try:
             return self.dataset(root, train, download=True)
         except (URLError, RuntimeError, OSError) as error:
-            raise not_found(name, expected, f"downloading it failed ({error})") from error
+            raise not_found(name, expected, f"downloading it failed ({' '.join(str(error).split())})") from error
 
     def _verify(self, folder: Path) -> None:
         for name, expected in self.checksums.items():

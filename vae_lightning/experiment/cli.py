@@ -142,6 +142,10 @@ class CLI(LightningCLI):
         if self.run_folder is None or not self.trainer.is_global_zero:
             return
         draw_curve(self.run_folder)
+        for logger in self.trainer.loggers:
+            finish = getattr(getattr(logger, "experiment", None), "finish", None)  # W&B's writes what it still holds
+            if finish is not None:
+                finish()
         print(f"run: {self.run_folder}\ntest it: vae-lightning test --ckpt_path {self.run_folder}")
 
     def test(self, **kwargs: Any) -> None:
@@ -228,7 +232,12 @@ NOISE = (
 def quieten() -> None:
     """Leaves out what Lightning says at every run and no user can act on."""
     keep = lambda record: not any(words in record.getMessage() for words in NOISE)  # noqa: E731
-    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.rank_zero", "lightning.pytorch"):
+    for name in (
+        "lightning.pytorch.utilities.rank_zero",
+        "lightning.fabric.utilities.seed",
+        "lightning.fabric.utilities.rank_zero",
+        "lightning.pytorch",
+    ):
         logging.getLogger(name).addFilter(keep)
     for words in (
         "does not have many workers",

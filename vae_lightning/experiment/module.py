@@ -55,7 +55,7 @@ class Experiment(LightningModule):
         self.image_shape, self.levels = tuple(image_shape), levels
         self.latent_model = latent_model(self.image_shape, levels)
         if channels_last:
-            self.latent_model = self.latent_model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            self.latent_model = self.latent_model.to(memory_format=torch.channels_last)
         self.objective = objective
         self.optimizer, self.lr_scheduler = optimizer, lr_scheduler
         self.test_samples, self.test_corruption = test_samples, test_corruption
@@ -101,7 +101,7 @@ class Experiment(LightningModule):
         last, steps = self.objective.last_scheduled_step, self.trainer.estimated_stepping_batches
         if last > steps:
             rank_zero_warn(
-                f"the objective's schedule ends at step {last}, training stops at step {int(steps)}: the last model "
+                f"the objective's schedule ends at step {last}, but training stops at {int(steps)}: the last model "
                 "will not have been trained on the objective it is named after. Shorten the schedule or train longer."
             )
 

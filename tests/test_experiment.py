@@ -1,0 +1,329 @@
+"""Runs through the command line: whole, interrupted, resumed, measured, and read back."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from tests.conftest import REPOSITORY, generated_flags
+from vae_lightning import load_model
+from vae_lightning.metrics import MeanWithError, independent_pixels_nll, pca_squared_error
+
+DIGITS = REPOSITORY / "configs" / "experiment" / "digits.yaml"
+SHORT = ["--trainer.callbacks=null", "--trainer.enable_progress_bar=false"]
+
+
+def weights(path: Path) -> dict[str, torch.Tensor]:
+    return torch.load(path, weights_only=True)["state_dict"]
+
+
+def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+
+
+def history(run: str) -> list[dict[str, str]]:
+    with open(f"{run}/metrics.csv", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_fit_leaves_a_whole_run_and_a_checkpoint_is_enough(cli: Callable, tmp_path: Path) -> None:
+    done = cli("fit", "-c", DIGITS, "--trainer.max_epochs=10")
+    assert done.status == 0
+    assert "val/elbo" in done.out
+    run = tmp_path / "runs" / "digits" / "1"
+    assert {path.name for path in run.iterdir()} == {
+        "checkpoints",
+        "config.yaml",
+        "curve.png",
+        "images",
+        "metrics.csv",
+        "run.json",
+    }
+    assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["best.ckpt", "last.ckpt"]
+    assert {path.name for path in (run / "images").iterdir()} == {
+        "reconstructions",
+        "priorsamples",
+        "traversals",
+        "interpolations",
+    }
+    record = json.loads((run / "run.json").read_text())
+    assert record["data"]["sizes"] == {"train": 1237, "val": 200, "test": 360}
+    assert len(record["data"]["val_index"]) == 200
+    assert "git_commit" in record
+    assert yaml.safe_load((run / "config.yaml").read_text())["model"]["image_shape"] == [1, 8, 8]
+    rows = history("runs/digits/1")
+    bounds = [float(row["val/elbo"]) for row in rows if row["val/elbo"]]
+    assert len(bounds) == 10
+    assert bounds[-1] > bounds[0] + 10
+
+    os.chdir(tmp_path / "runs")  # from anywhere, without the configuration
+    tested = cli("test", "--ckpt_path", run, "--model.test_samples=50")
+    assert tested.status == 0
+    report = json.loads((run / "test.json").read_text())
+    model, base = report["model"], {row["what"]: row["mean"] for row in report["baselines"]}
+    assert report["images"] == 360
+    assert model["elbo"]["mean"] == pytest.approx(-model["rate"]["mean"] - model["distortion"]["mean"], rel=1e-6)
+    assert model["bits_per_dim"]["mean"] == pytest.approx(-model["elbo"]["mean"] / (64 * math.log(2)), rel=1e-6)
+    assert model["nll"]["mean"] < -model["elbo"]["mean"]
+    assert 0 < model["nll"]["standard_error"] < 2
+    assert base["PCA with 10 components, squared error"] > 0
+    for label in ("ELBO", "rate", "distortion", "bits/dim", "independent pixels", "PCA with 10 components"):
+        assert label in tested.out
+
+    assert cli("validate", "--ckpt_path", run).status == 0
+    assert cli("predict", "--ckpt_path", run / "checkpoints" / "best.ckpt").status == 0
+    with (run / "predictions.csv").open() as file:
+        scores = [float(row["elbo"]) for row in csv.DictReader(file)]
+    assert len(scores) == 360
+    assert np.mean(scores) == pytest.approx(model["elbo"]["mean"], abs=0.5)
+    assert cli("sample", "--ckpt_path", run, "--num_samples=10", "--mean=false", "--output=s.npy").status == 0
+    samples = np.load("s.npy")
+    assert samples.shape == (10, 1, 8, 8)
+    assert samples.dtype == np.uint8
+    assert samples.max() <= 16
+    assert cli("sample", "--ckpt_path", run).status == 0
+    assert cli("reconstruct", "--ckpt_path", run, "--split=val", "--num_images=16").status == 0
+    assert cli("reconstruct", "--ckpt_path", run, "--output=r.npz").status == 0
+    pair = np.load("r.npz")
+    assert pair["image"].shape == pair["reconstruction"].shape == (32, 1, 8, 8)
+    assert cli("encode", "--ckpt_path", run).status == 0
+    codes = np.load(run / "codes.npz")
+    assert codes["mean"].shape == codes["scale"].shape == (360, 10)
+    assert codes["label"].shape == (360,)
+
+    trained = load_model(str(run))
+    x = torch.from_numpy(pair["image"])
+    assert trained.encode(x).mean.shape == (32, 10)
+    np.testing.assert_allclose(trained.encode(x).mean, codes["mean"][:32], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(trained.reconstruct(x).mean, pair["reconstruction"], rtol=1e-4, atol=1e-3)
+    assert trained.decode(trained.encode(x).mean).log_prob(x.float()).shape == (32,)
+    assert trained.sample(5).sample().shape == (5, 1, 8, 8)
+    assert trained.log_prob(x, 100).mean() > trained.elbo(x).mean()
+    with pytest.raises(ValueError, match=r"expected images of shape \(B, 1, 8, 8\), got \(32, 1, 4, 8\)"):
+        trained.elbo(x[:, :, :4])
+    with pytest.raises(ValueError, match=r"expected images that hold the integers 0..16"):
+        trained.elbo(x / 16)
+
+
+def test_same_seed_same_numbers(cli: Callable) -> None:
+    for name, seed in (("a", 3), ("b", 3), ("c", 4)):
+        assert (
+            cli(
+                "fit", "-c", DIGITS, *SHORT, "--trainer.max_epochs=2", f"--seed_everything={seed}", f"--run.name={name}"
+            ).status
+            == 0
+        )
+    a, b, c = (weights(Path(f"runs/digits/{name}/checkpoints/last.ckpt")) for name in "abc")
+    assert same(a, b)
+    assert not same(a, c)
+    assert history("runs/digits/a") == history("runs/digits/b")
+
+
+@pytest.mark.parametrize("binarise", [False, True])
+def test_resume_equals_no_stop(cli: Callable, binarise: bool) -> None:
+    """Order, noise, binarisation, optimiser, schedule and metrics go on as if nothing had happened."""
+    flags = [
+        "fit",
+        "-c",
+        DIGITS,
+        *SHORT,
+        "--model.lr_scheduler=torch.optim.lr_scheduler.ExponentialLR",
+        "--model.lr_scheduler.gamma=0.7",
+    ]
+    flags += ["--model.objective.beta=Linear", "--model.objective.beta.steps=70"]
+    if binarise:
+        flags += ["--data.dynamic_binarization=true", "--model.latent_model.likelihood=BernoulliLikelihood"]
+    assert cli(*flags, "--trainer.max_epochs=4", "--run.name=whole").status == 0
+    assert cli(*flags, "--trainer.max_epochs=2", "--run.name=parts").status == 0
+    assert cli("fit", "--ckpt_path=runs/digits/parts", "--trainer.max_epochs=3").status == 0
+    assert cli("fit", "-c", DIGITS, *flags[3:], "--ckpt_path=last", "--trainer.max_epochs=4").status == 0
+    assert sorted(path.name for path in Path("runs/digits").iterdir()) == ["parts", "whole"]
+    whole, parts = (weights(Path(f"runs/digits/{name}/checkpoints/last.ckpt")) for name in ("whole", "parts"))
+    assert same(whole, parts)
+    assert history("runs/digits/whole") == history("runs/digits/parts")
+
+
+def test_a_killed_run_loses_at_most_the_epoch(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "vae_lightning", "fit"]
+    flags = ["-c", str(DIGITS), *SHORT]
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    process = subprocess.Popen([*command, *flags, "--trainer.max_epochs=1000"], cwd=tmp_path, env=environment)
+    last = tmp_path / "runs" / "digits" / "1" / "checkpoints" / "last.ckpt"
+    deadline = time.monotonic() + 120
+    while not last.exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    time.sleep(1)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    epoch = torch.load(last, weights_only=True)["epoch"]
+    resumed = subprocess.run(
+        [*command, "--ckpt_path", "last", f"--trainer.max_epochs={epoch + 3}"],
+        cwd=tmp_path,
+        env=environment,
+        check=False,
+    )
+    assert resumed.returncode == 0
+    assert torch.load(last, weights_only=True)["epoch"] == epoch + 2
+    assert not list(tmp_path.rglob("*.part"))
+    with (last.parent.parent / "metrics.csv").open() as file:
+        steps = [int(row["step"]) for row in csv.DictReader(file) if row["val/elbo"]]
+    assert steps == sorted(set(steps))
+    assert len(steps) == epoch + 3
+
+
+def test_a_run_is_never_overwritten(cli: Callable) -> None:
+    short = ["fit", "-c", DIGITS, *SHORT, "--trainer.max_epochs=1"]
+    assert cli(*short, "--run.name=mine").status == 0
+    before = weights(Path("runs/digits/mine/checkpoints/last.ckpt"))
+    again = cli(*short, "--run.name=mine", "--seed_everything=9")
+    assert again.status != 0
+    assert "runs/digits/mine exists and is not overwritten" in again.error
+    assert same(before, weights(Path("runs/digits/mine/checkpoints/last.ckpt")))
+    assert cli(*short).status == cli(*short).status == 0
+    assert sorted(path.name for path in Path("runs/digits").iterdir()) == ["1", "2", "mine"]
+
+
+def test_command_line_beats_the_checkpoint(cli: Callable) -> None:
+    assert cli("fit", "-c", DIGITS, *SHORT, "--trainer.max_epochs=1").status == 0
+    for samples in (3, 40):
+        assert cli("test", "--ckpt_path", "runs/digits/1", f"--model.test_samples={samples}").status == 0
+        assert json.loads(Path("runs/digits/1/test.json").read_text())["test_samples"] == samples
+    assert cli("test", "--ckpt_path", "runs/digits/1", "--model.test_samples=0", "--data.split_seed=5").status == 0
+    assert "nll" not in json.loads(Path("runs/digits/1/test.json").read_text())["model"]
+
+
+def test_validation_is_the_plain_bound_whatever_training_weighs(cli: Callable) -> None:
+    """Two runs that differ in the objective's weights alone have the same bound before the first step."""
+    bounds = []
+    for name, flags in (
+        ("plain", []),
+        ("beta", ["--model.objective.beta=50"]),
+        ("bits", ["--model.objective.free_bits=9"]),
+    ):
+        done = cli(
+            "fit",
+            "-c",
+            DIGITS,
+            *SHORT,
+            "--trainer.max_epochs=1",
+            "--model.optimizer.lr=0",
+            f"--run.name={name}",
+            *flags,
+        )
+        assert done.status == 0
+        bounds.append([row["val/elbo"] for row in history(f"runs/digits/{name}") if row["val/elbo"]])
+    assert bounds[0] == bounds[1] == bounds[2]
+    assert bounds[0]
+
+
+def test_a_warm_up_that_does_not_end_is_said(cli: Callable) -> None:
+    done = cli(
+        "fit",
+        "-c",
+        DIGITS,
+        *SHORT,
+        "--trainer.max_epochs=1",
+        "--model.objective.beta=Linear",
+        "--model.objective.beta.steps=500",
+    )
+    assert "schedule ends at step 500, but training stops at 20" in done.err + done.out
+
+
+def test_autoencoder_has_no_bound_and_denoises(cli: Callable) -> None:
+    config = REPOSITORY / "configs" / "experiment" / "denoising_autoencoder.yaml"
+    small = [*generated_flags((1, 8, 8), 17), "--trainer.max_epochs=8", "--data.source.count=2000", *SHORT]
+    assert cli("fit", "-c", config, *small).status == 0
+    noise = ["--model.test_corruption=GaussianNoise", "--model.test_corruption.scale=0.5"]
+    assert cli("test", "--ckpt_path=runs/denoising_autoencoder", *noise).status == 0
+    result = json.loads(Path("runs/denoising_autoencoder/1/test.json").read_text())["model"]
+    assert "elbo" not in result
+    assert result["noisy_squared_error"]["mean"] == pytest.approx(64 * 0.25, rel=0.05)
+    assert result["denoised_squared_error"]["mean"] < 0.5 * result["noisy_squared_error"]["mean"]
+    refused = cli("sample", "--ckpt_path=runs/denoising_autoencoder")
+    assert refused.status != 0
+    assert "autoencoder" in refused.error
+
+
+def test_two_processes_equal_one(cli: Callable, tmp_path: Path) -> None:
+    """A test of the same weights does not depend on how many processes share the images."""
+    assert cli("fit", "-c", DIGITS, *SHORT, "--trainer.max_epochs=1").status == 0
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "vae_lightning", "test", "--ckpt_path=runs/digits/1", "--model.test_samples=0"]
+    results = []
+    for devices in (1, 2):
+        flags = ["--trainer.accelerator=cpu", f"--trainer.devices={devices}", "--trainer.strategy=ddp"]
+        subprocess.run([*command, *flags], cwd=tmp_path, env=environment, check=True, timeout=300)
+        results.append(json.loads(Path("runs/digits/1/test.json").read_text())["model"]["squared_error"])
+    assert results[0]["mean"] == pytest.approx(results[1]["mean"], rel=1e-6)
+    assert results[0]["standard_error"] == pytest.approx(results[1]["standard_error"], rel=1e-4)
+
+
+def test_mean_with_error_is_exact_over_uneven_batches() -> None:
+    values = -100 + torch.randn(1003, dtype=torch.float64)
+    metric = MeanWithError()
+    for part in values.split(100):
+        metric.update(part.float())
+    mean, error = metric.compute()
+    assert mean.item() == pytest.approx(values.mean().item(), rel=1e-7)
+    assert error.item() == pytest.approx((values.std() / math.sqrt(1003)).item(), rel=1e-4)
+
+
+def test_baselines_on_known_cases() -> None:
+    fair = torch.bernoulli(torch.full((20_000, 1, 2, 2), 0.5)).to(torch.uint8)
+    assert independent_pixels_nll(fair, fair, 2).mean().item() == pytest.approx(4 * math.log(2), rel=1e-3)
+    from sklearn.decomposition import PCA
+
+    images = torch.randint(0, 256, (300, 1, 4, 4), dtype=torch.uint8)
+    flat = images.flatten(1).double().numpy() / 255
+    oracle = PCA(3).fit(flat[:200])
+    expected = ((oracle.inverse_transform(oracle.transform(flat[200:])) - flat[200:]) ** 2).sum(1)
+    np.testing.assert_allclose(pca_squared_error(images[:200], images[200:], 256, 3), expected, rtol=1e-9)
+
+
+def test_published_anchors_on_the_real_files(data_root: Path) -> None:
+    """PCA's 13.87 at 30 dimensions and the independent pixels' 205.80 nats: our data and our measures are right."""
+    from vae_lightning.data import MNIST, BinarizedMNIST
+
+    mnist = MNIST().load(data_root, download=False)
+    error = pca_squared_error(mnist.train.image, mnist.test.image, 256, 30)
+    assert error.mean().item() == pytest.approx(13.866, abs=0.01)
+    if not (data_root / "BinarizedMNIST").is_dir():
+        pytest.skip("the static binarisation is not here")
+    static = BinarizedMNIST().load(data_root, download=False)
+    nll = independent_pixels_nll(static.train.image, static.test.image, 2)
+    assert nll.mean().item() == pytest.approx(205.80, abs=0.02)
+
+
+def test_wandb_run_read_back(cli: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a dashboard would show is in the offline run: metrics, pictures, configuration, summaries."""
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    overlay = REPOSITORY / "configs" / "logger" / "wandb.yaml"
+    assert cli("fit", "-c", DIGITS, "-c", overlay, "--trainer.max_epochs=10").status == 0
+    (folder,) = Path("runs/digits/1/wandb").glob("offline-run-*")
+    tool = Path(sys.executable).parent / "wandb"
+    inspect = [str(tool), "leet", "inspect", "--json"]
+    shown = "".join(
+        subprocess.run([*inspect, *flags, str(folder)], capture_output=True, text=True, check=True).stdout
+        for flags in ([], ["--summary"])
+    )
+    for name in ("val/elbo", "val/rate", "val/distortion", "train/loss", "optim/lr", "trainer/global_step"):
+        assert name in shown
+    for picture in ("recon/reconstructions", "samples/priorsamples", "latent/traversals", "latent/interpolations"):
+        assert picture in shown
+    assert "git_commit" in shown
+    assert "GaussianPosterior" in shown
+    assert list(folder.rglob("*.png"))
+    assert (Path("runs/digits/1/images/reconstructions/epoch_0010.png")).is_file()  # and in files alike
