@@ -27,7 +27,7 @@ import vae_lightning
 from vae_lightning import conditionals, models, nets, objectives, priors
 from vae_lightning.data import ImageData
 from vae_lightning.experiment import pictures, progress
-from vae_lightning.experiment.checkpoint import find_checkpoint, read_checkpoint
+from vae_lightning.experiment.checkpoint import find_checkpoint, load_weights, read_checkpoint
 from vae_lightning.experiment.commands import CommandTrainer
 from vae_lightning.experiment.module import RECORD, Experiment
 from vae_lightning.experiment.report import draw_curve, write_report
@@ -37,7 +37,7 @@ from vae_lightning.experiment.run import (
     RecordRun,
     Run,
     claim,
-    drop_if_empty,
+    drop_if_unused,
     folder_of,
     newest_run,
     write_atomically,
@@ -135,6 +135,15 @@ class CLI(LightningCLI):
             loggers = _as_list(self.config_init[self.subcommand].trainer.logger)
             kwargs["logger"] = [CSVHistory(self.run_folder, self.until), *loggers]
         return super().instantiate_trainer(**kwargs)
+
+    def after_instantiate_classes(self) -> None:
+        """Loads the checkpoint's weights here, where another model's are refused by name."""
+        if self.section.ckpt_path is None:
+            return
+        path = Path(self.section.ckpt_path)
+        load_weights(self.model, read_checkpoint(path)["state_dict"], path)
+        if self.subcommand in ("validate", "test", "predict"):
+            self.config_init[self.subcommand].ckpt_path = None  # the Trainer need not load them again
 
     # -- what happens around the Trainer's own methods -----------------------------------------------------------------
 
@@ -283,5 +292,5 @@ def main(args: list[str] | None = None) -> int:
         return 1
     finally:
         sys.argv = before
-        drop_if_empty(os.environ.get(INHERITED))
+        drop_if_unused(os.environ.get(INHERITED))
     return 0

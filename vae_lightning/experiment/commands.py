@@ -13,7 +13,7 @@ from torch import Tensor
 
 from vae_lightning.data import ImageData
 from vae_lightning.data.module import Split
-from vae_lightning.experiment.checkpoint import TrainedModel, find_checkpoint, load_weights, read_checkpoint
+from vae_lightning.experiment.checkpoint import TrainedModel
 from vae_lightning.experiment.module import Experiment, check_images_match
 from vae_lightning.experiment.pictures import grid, reconstruction_grid, save_picture
 from vae_lightning.experiment.run import folder_of
@@ -42,8 +42,8 @@ class CommandTrainer(Trainer):
             output: file to write, .png for a picture, .npy for the integer images (N, C, H, W); null means samples.png
                 in the run's folder.
         """
-        trained, path = self._load(model, ckpt_path)
-        file = output_file(output, path, "samples.png", (*PICTURES, ".npy"))
+        trained = self._trained(model)
+        file = output_file(output, Path(ckpt_path), "samples.png", (*PICTURES, ".npy"))
         parts: list[Tensor] = []
         for start in range(0, num_samples, datamodule.eval_batch_size):
             px = trained.sample(min(datamodule.eval_batch_size, num_samples - start))
@@ -73,8 +73,8 @@ class CommandTrainer(Trainer):
             output: file to write, .png for a picture, .npz for the arrays `image` and `reconstruction`; null means
                 reconstructions.png in the run's folder.
         """
-        trained, path = self._load(model, ckpt_path)
-        file = output_file(output, path, "reconstructions.png", (*PICTURES, ".npz"))
+        trained = self._trained(model)
+        file = output_file(output, Path(ckpt_path), "reconstructions.png", (*PICTURES, ".npz"))
         self._read(model, datamodule)
         image = datamodule.splits[split].image[:num_images].float()
         if file.suffix == ".npz":
@@ -103,8 +103,8 @@ class CommandTrainer(Trainer):
             split: which images.
             output: the .npz file to write; null means codes.npz in the run's folder.
         """
-        trained, path = self._load(model, ckpt_path)
-        file = output_file(output, path, "codes.npz", (".npz",))
+        trained = self._trained(model)
+        file = output_file(output, Path(ckpt_path), "codes.npz", (".npz",))
         self._read(model, datamodule)
         images = datamodule.splits[split]
         posteriors = [trained.encode(part) for part in images.image.split(datamodule.eval_batch_size)]
@@ -117,11 +117,9 @@ class CommandTrainer(Trainer):
         write_array(file, lambda stream: np.savez(stream, **arrays))
         print(f"codes of {len(images)} images of the {split} split, {arrays['mean'].shape[1]} latents: {file}")
 
-    def _load(self, model: Experiment, ckpt_path: str) -> tuple[TrainedModel, Path]:
-        path = find_checkpoint(ckpt_path)
-        load_weights(model, read_checkpoint(path)["state_dict"], path)
+    def _trained(self, model: Experiment) -> TrainedModel:
         trained = TrainedModel(model.latent_model, model.image_shape, model.levels)
-        return trained.eval().to(self.strategy.root_device), path
+        return trained.eval().to(self.strategy.root_device)
 
     def _read(self, model: Experiment, data: ImageData) -> None:
         check_images_match(data, model.image_shape, model.levels)

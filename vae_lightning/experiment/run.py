@@ -6,6 +6,7 @@ import csv
 import json
 import os
 import platform
+import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -91,10 +92,12 @@ def folder_of(checkpoint: Path) -> Path:
     return checkpoint.parent.parent if checkpoint.parent.name == "checkpoints" else checkpoint.parent
 
 
-def drop_if_empty(folder: str | None) -> None:
-    """Removes the folder of a run that failed before it had anything to keep."""
-    if folder is not None and (path := Path(folder)).is_dir() and not any(path.iterdir()):
-        path.rmdir()
+def drop_if_unused(folder: str | None) -> None:
+    """Removes the folder of a run that failed before its first step, when it holds no more than what was asked for."""
+    if folder is None or not (path := Path(folder)).is_dir():
+        return
+    if {file.name for file in path.iterdir()} <= {"config.yaml", "run.json", "wandb_id"}:
+        shutil.rmtree(path)
 
 
 def write_atomically(path: Path, text: str) -> None:
