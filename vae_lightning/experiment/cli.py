@@ -4,14 +4,9 @@ from __future__ import annotations
 
 import csv
 import io
-import logging
 import os
 import secrets
 import sys
-import tempfile
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +22,10 @@ import vae_lightning
 from vae_lightning import conditionals, models, nets, objectives, priors
 from vae_lightning.data import ImageData
 from vae_lightning.experiment import pictures, progress
+from vae_lightning.experiment.arguments import COMMANDS, checkpoint_config, quieten
 from vae_lightning.experiment.checkpoint import find_checkpoint, load_weights, read_checkpoint
 from vae_lightning.experiment.commands import CommandTrainer
-from vae_lightning.experiment.module import RECORD, Experiment
+from vae_lightning.experiment.module import Experiment
 from vae_lightning.experiment.report import draw_curve, write_report
 from vae_lightning.experiment.run import (
     INHERITED,
@@ -47,7 +43,6 @@ SLOTS = (conditionals, models, nets, objectives, pictures, priors, progress)
 """Imported so that configuration files can name their classes by the last word alone."""
 USERS_ERRORS = (ValueError, TypeError, OSError, FloatingPointError, ArgumentError, MisconfigurationException)
 TRACEBACK = "VAE_LIGHTNING_TRACEBACK"
-COMMANDS = ("fit", "validate", "test", "predict", "sample", "reconstruct", "encode")
 
 
 class CLI(LightningCLI):
@@ -191,71 +186,6 @@ def wandb_id(folder: Path) -> str:
     if not path.is_file():
         write_atomically(path, secrets.token_hex(4))
     return path.read_text()
-
-
-@contextmanager
-def checkpoint_config(args: list[str]) -> Iterator[list[str]]:
-    """The arguments with the checkpoint's own configuration in front of them, so that whatever the user says wins."""
-    index, value = _find_option(args, "--ckpt_path")
-    with_config = any(arg in ("-c", "--config") or arg.startswith("--config=") for arg in args)
-    if not args or args[0] not in COMMANDS or value is None or (value == "last" and with_config):
-        yield args
-        return
-    fitting = args[0] == "fit"
-    run = newest_run(Run(), everywhere=True) if value == "last" else Path(value)
-    path = find_checkpoint(run, prefer="last" if fitting else "best")
-    config = read_checkpoint(path)[RECORD]["config"]
-    keys = ("seed_everything", "model", "data", *(("trainer", "checkpoint", "run") if fitting else ()))
-    kept = {key: config[key] for key in keys}
-    if fitting:
-        kept["run"] = {**kept["run"], "name": None}
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "checkpoint.yaml"
-        file.write_text(yaml.safe_dump(kept))
-        rest = [*args[1:index], f"--ckpt_path={path}", *args[index + (1 if "=" in args[index] else 2) :]]
-        yield [args[0], "--config", str(file), *rest]
-
-
-def _find_option(args: list[str], name: str) -> tuple[int, str | None]:
-    """Where an option stands and what it says."""
-    for i, arg in enumerate(args):
-        if arg.startswith(f"{name}="):
-            return i, arg.partition("=")[2]
-        if arg == name and i + 1 < len(args):
-            return i, args[i + 1]
-    return -1, None
-
-
-NOISE = (
-    "Tip:",
-    "GPU available",
-    "TPU available",
-    "HPU available",
-    "Seed set to",
-    "Restor",
-    "Loaded model weights",
-    "`Trainer.fit` stopped",
-)
-
-
-def quieten() -> None:
-    """Leaves out what Lightning says at every run and no user can act on."""
-    keep = lambda record: not any(words in record.getMessage() for words in NOISE)  # noqa: E731
-    for name in (
-        "lightning.pytorch.utilities.rank_zero",
-        "lightning.fabric.utilities.seed",
-        "lightning.fabric.utilities.rank_zero",
-        "lightning.pytorch",
-    ):
-        logging.getLogger(name).addFilter(keep)
-    for words in (
-        "does not have many workers",
-        "LeafSpec",
-        "treespec",
-        "`isinstance\\(treespec",
-        "exists and is not empty",
-    ):
-        warnings.filterwarnings("ignore", f".*{words}.*")
 
 
 def main(args: list[str] | None = None) -> int:
