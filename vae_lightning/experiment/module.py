@@ -94,7 +94,14 @@ class Experiment(LightningModule):
         self.latent_model.init_from_data(batch["image"])
         self.latent_model.eval()
         with torch.no_grad():
-            self.objective.check(self.latent_model.trace({"image": batch["image"][:2]}))
+            trace = self.latent_model.trace({"image": batch["image"][:2]})
+            self.objective.check(trace)
+        watched = [getattr(callback, "monitor", None) for callback in self.trainer.checkpoint_callbacks]
+        if "val/elbo" in watched and trace.is_point_mass:
+            raise ValueError(
+                "an autoencoder has no ELBO to choose its checkpoint by, got --checkpoint.monitor val/elbo: add "
+                "--checkpoint.monitor val/distortion --checkpoint.mode min (configs/objective/reconstruction.yaml)."
+            )
         self.latent_model.train()
 
     def on_train_start(self) -> None:
