@@ -78,6 +78,11 @@ class Trace:
         """Whether some posterior is a point mass: the code of an autoencoder, infinitely far from any prior density."""
         return bool(torch.isposinf(self.kl()).all())
 
+    @property
+    def is_discrete(self) -> bool:
+        """Whether p(x|z) is a probability of grey levels, so that its code length is a number of bits."""
+        return bool(getattr(self.px.support, "is_discrete", False))
+
     def log_likelihood(self, x: Tensor) -> Tensor:
         """log p(x|z) in nats, shape (B,) or (K, B)."""
         return self.px.log_prob(x)

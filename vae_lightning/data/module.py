@@ -114,6 +114,15 @@ class ImageData(LightningDataModule):
     def levels(self) -> int:
         return 2 if self.dynamic_binarization else self.source.levels
 
+    def check_matches(self, image_shape: Shape, levels: int) -> None:
+        """Raises ValueError where the images are not such as a model was built for."""
+        if (tuple(self.image_shape), self.levels) != (tuple(image_shape), levels):
+            raise ValueError(
+                f"the model was built for images of shape {tuple(image_shape)} with {levels} levels, got data of shape "
+                f"{tuple(self.image_shape)} with {self.levels}: choose data like those it was trained on (an image "
+                "folder can be resized with --data.source.size), or train a model on these."
+            )
+
     def prepare_data(self) -> None:
         """Downloads on one process only, before the others read."""
         if self.download and not self.splits:

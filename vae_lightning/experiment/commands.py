@@ -14,7 +14,7 @@ from torch import Tensor
 from vae_lightning.data import ImageData
 from vae_lightning.data.module import Split
 from vae_lightning.experiment.checkpoint import TrainedModel
-from vae_lightning.experiment.module import Experiment, check_images_match
+from vae_lightning.experiment.module import Experiment
 from vae_lightning.experiment.pictures import grid, reconstruction_grid, save_picture
 from vae_lightning.experiment.run import folder_of
 
@@ -122,7 +122,7 @@ class CommandTrainer(Trainer):
         return trained.eval().to(self.strategy.root_device)
 
     def _read(self, model: Experiment, data: ImageData) -> None:
-        check_images_match(data, model.image_shape, model.levels)
+        data.check_matches(model.image_shape, model.levels)
         data.setup()
 
 

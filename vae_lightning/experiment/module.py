@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -13,9 +12,9 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 
 import vae_lightning
-from vae_lightning.core import Batch, LatentModel, Objective, PosteriorMean, Shape, Trace
+from vae_lightning.core import Batch, LatentModel, Objective, Shape
 from vae_lightning.data import ImageData
-from vae_lightning.metrics import MeanWithError, log_prob
+from vae_lightning.metrics import Evaluation
 
 RECORD = "vae_lightning"
 """The checkpoint's key for what rebuilds the model without arguments, in plain data."""
@@ -61,12 +60,11 @@ class Experiment(LightningModule):
         self.test_samples, self.test_corruption = test_samples, test_corruption
         self.config: dict[str, Any] | None = None
         """What the command line was given: saved in checkpoints, so that they rebuild the model."""
+        self.evaluation: Evaluation
+        """The pass over validation or test images that is going on."""
         self.results: dict[str, tuple[float, float]] = {}
-        """Of the last test: name -> (mean, standard error over images)."""
-        self.latent_size = 0
-        """How many latents an image has, as the last test counted them."""
+        """Of the last pass: name -> (mean, standard error over images)."""
         self._seed = 0
-        self._means: dict[str, MeanWithError] = {}
 
     # -- set-up --------------------------------------------------------------------------------------------------------
 
@@ -82,7 +80,7 @@ class Experiment(LightningModule):
     def setup(self, stage: str) -> None:
         data: Any = getattr(self.trainer, "datamodule", None)
         if isinstance(data, ImageData):
-            check_images_match(data, self.image_shape, self.levels)
+            data.check_matches(self.image_shape, self.levels)
             if stage == "fit":
                 self._setup_fit(data)
 
@@ -137,45 +135,11 @@ class Experiment(LightningModule):
 
     # -- evaluation ----------------------------------------------------------------------------------------------------
 
-    def _start_evaluation(self) -> None:
-        # The same noise at every pass, and none of it taken from training's.
-        devices = [self.device] if self.device.type == "cuda" else []
-        self._rng = torch.random.fork_rng(devices)
-        self._rng.__enter__()
-        torch.manual_seed(1)
-        self._means = {}
-
-    def _update(self, name: str, value: Tensor) -> None:
-        if name not in self._means:
-            self._means[name] = MeanWithError().to(self.device)
-        self._means[name].update(value)
-
-    def _measure(self, batch: Batch) -> Trace:
-        x = batch["image"]
-        trace = self.latent_model.trace(batch)
-        rate, distortion = trace.kl(), -trace.log_likelihood(x)
-        self._update("distortion", distortion)
-        if not torch.isposinf(rate).all():  # an autoencoder's point mass has no rate, and so no ELBO
-            self._update("rate", rate)
-            self._update("elbo", -(rate + distortion))
-            if is_discrete(trace):
-                self._update("bits_per_dim", (rate + distortion) / bits(x[0].numel()))
-        return trace
-
-    def _finish_evaluation(self, prefix: str) -> None:
-        self.results = {
-            name: (m.item(), s.item()) for name, metric in self._means.items() for m, s in [metric.compute()]
-        }
-        shown = "elbo" if "elbo" in self.results else "distortion"
-        for name, (mean, _) in self.results.items():
-            self.log(f"{prefix}/{name}", mean, prog_bar=name == shown, rank_zero_only=True)
-        self._rng.__exit__(None, None, None)
-
     def on_validation_epoch_start(self) -> None:
         self._start_evaluation()
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        self._measure(batch)
+        self.evaluation.bound(batch)
 
     def on_validation_epoch_end(self) -> None:
         self._finish_evaluation("val")
@@ -184,27 +148,30 @@ class Experiment(LightningModule):
         self._start_evaluation()
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
-        x = batch["image"]
-        trace = self._measure(batch)
-        self.latent_size = sum(site.z[0].numel() for site in trace.sites)
-        self._update("squared_error", self._squared_error(batch, x))
-        if "elbo" in self._means and self.test_samples:
-            nll = -log_prob(self.latent_model, batch, self.test_samples)
-            self._update("nll", nll)
-            if is_discrete(trace):
-                self._update("nll_bits_per_dim", nll / bits(x[0].numel()))
+        trace = self.evaluation.bound(batch)
+        self.evaluation.reconstruction(batch)
+        if self.test_samples:
+            self.evaluation.likelihood(batch, trace, self.test_samples)
         if self.test_corruption is not None:
-            noisy: Tensor = self.test_corruption(x / (self.levels - 1)) * (self.levels - 1)
-            self._update("noisy_squared_error", ((noisy - x) / (self.levels - 1)).square().flatten(1).sum(1))
-            self._update("denoised_squared_error", self._squared_error({"image": noisy}, x))
+            self.evaluation.denoising(batch, self.test_corruption)
 
     def on_test_epoch_end(self) -> None:
         self._finish_evaluation("test")
 
-    def _squared_error(self, seen: Batch, target: Tensor) -> Tensor:
-        """Squared error, images in [0, 1], summed over the image, of the reconstruction at the posterior mean; (B,)."""
-        mean = self.latent_model(PosteriorMean(), seen).mean
-        return ((mean - target) / (self.levels - 1)).square().flatten(1).sum(1)
+    def _start_evaluation(self) -> None:
+        # The same noise at every pass, and none of it taken from training's.
+        devices = [self.device] if self.device.type == "cuda" else []
+        self._rng = torch.random.fork_rng(devices)
+        self._rng.__enter__()
+        torch.manual_seed(1)
+        self.evaluation = Evaluation(self.latent_model, self.levels, self.device)
+
+    def _finish_evaluation(self, prefix: str) -> None:
+        self.results = self.evaluation.results()
+        shown = "elbo" if "elbo" in self.results else "distortion"
+        for name, (mean, _) in self.results.items():
+            self.log(f"{prefix}/{name}", mean, prog_bar=name == shown, rank_zero_only=True)
+        self._rng.__exit__(None, None, None)
 
     def on_predict_start(self) -> None:
         torch.manual_seed(1)
@@ -228,23 +195,3 @@ class Experiment(LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self._seed = checkpoint.get(RECORD, {}).get("seed", self._seed)
-
-
-def is_discrete(trace: Trace) -> bool:
-    """Whether p(x|z) is a probability of grey levels, so that its code length is a number of bits."""
-    return bool(getattr(trace.px.support, "is_discrete", False))
-
-
-def bits(dimensions: int) -> float:
-    """Divisor that turns nats an image into bits a dimension."""
-    return dimensions * math.log(2)
-
-
-def check_images_match(data: ImageData, image_shape: Shape, levels: int) -> None:
-    """Raises ValueError where the data's images are not those that the model was built for."""
-    if (tuple(data.image_shape), data.levels) != (tuple(image_shape), levels):
-        raise ValueError(
-            f"the model was built for images of shape {tuple(image_shape)} with {levels} levels, got data of shape "
-            f"{tuple(data.image_shape)} with {data.levels}: choose data like those it was trained on (an image folder "
-            "can be resized with --data.source.size), or train a model on these."
-        )

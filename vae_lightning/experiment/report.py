@@ -10,9 +10,9 @@ from pathlib import Path
 from torch import Tensor
 
 from vae_lightning.data import ImageData
-from vae_lightning.experiment.module import Experiment, bits
+from vae_lightning.experiment.module import Experiment
 from vae_lightning.experiment.run import write_atomically
-from vae_lightning.metrics import independent_pixels_nll, pca_squared_error
+from vae_lightning.metrics import independent_pixels_nll, nats_per_bit_per_dim, pca_squared_error
 
 PCA_LIMIT = 4096
 """Values an image above which the principal components, a matter of their cube, are left out."""
@@ -42,7 +42,7 @@ def baselines(data: ImageData, latent_size: int) -> list[Row]:
     rows: list[Row] = []
     if not data.dynamic_binarization:
         mean, error = _mean(independent_pixels_nll(train, test, data.levels))
-        scale = bits(test[0].numel())
+        scale = nats_per_bit_per_dim(test)
         rows.append(("independent pixels, -log p(x)", mean, error, "nats/image"))
         rows.append(("independent pixels, -log p(x)", mean / scale, error / scale, "bits/dim"))
     if test[0].numel() <= PCA_LIMIT:
@@ -62,12 +62,11 @@ def table(rows: list[Row]) -> str:
 
 def write_report(experiment: Experiment, data: ImageData, folder: Path) -> str:
     """Writes test.json into the folder and returns the table to print."""
-    latent_size = experiment.latent_size
     rows: list[Row] = []
     for name, (mean, error) in experiment.results.items():
         label, unit = LABELS[name]
         rows.append((label.format(samples=experiment.test_samples), mean, error, unit))
-    base = baselines(data, latent_size)
+    base = baselines(data, experiment.evaluation.latent_size)
     content = {
         "images": len(data.splits["test"]),
         "model": {name: {"mean": m, "standard_error": e} for name, (m, e) in experiment.results.items()},

@@ -1,7 +1,15 @@
 """Measures of models and their baselines. All in nats per image unless the name says otherwise."""
 
 from vae_lightning.metrics.baselines import independent_pixels_nll, pca_squared_error
+from vae_lightning.metrics.evaluation import Evaluation, nats_per_bit_per_dim
 from vae_lightning.metrics.likelihood import log_prob
 from vae_lightning.metrics.mean import MeanWithError
 
-__all__ = ["MeanWithError", "independent_pixels_nll", "log_prob", "pca_squared_error"]
+__all__ = [
+    "Evaluation",
+    "MeanWithError",
+    "independent_pixels_nll",
+    "log_prob",
+    "nats_per_bit_per_dim",
+    "pca_squared_error",
+]
