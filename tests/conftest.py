@@ -76,7 +76,7 @@ def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFi
     monkeypatch.chdir(tmp_path)
 
     def run(*args: object) -> Result:
-        from vae_lightning.experiment.cli import main
+        from vae_lightning.experiment.main import main
 
         capfd.readouterr()
         try:

@@ -61,6 +61,9 @@ def test_dynamic_binarisation_is_fresh_in_training_and_fixed_elsewhere() -> None
     data.trainer = SimpleNamespace(training=False)  # type: ignore[assignment]
     served = data.on_after_batch_transfer({"image": data.splits["test"].image}, 0)["image"]
     assert torch.equal(served, data.splits["test"].image.float())
+    counted = data.fixed("train").image
+    assert set(counted.unique().tolist()) == {0, 1}
+    assert torch.equal(counted, again.fixed("train").image)
 
 
 def test_flips_only_in_training() -> None:

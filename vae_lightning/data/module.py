@@ -162,6 +162,10 @@ class ImageData(LightningDataModule):
         grey = images.image.float() / (self.source.levels - 1)
         return Images(torch.bernoulli(grey, generator=generator).to(torch.uint8), images.label)
 
+    def fixed(self, split: Split) -> Images:
+        """A split as it can be counted: the training images, too, binarised once where that is dynamic."""
+        return self._fixed(self.splits[split], 3) if split == "train" else self.splits[split]
+
     def on_after_batch_transfer(self, batch: dict[str, Tensor], dataloader_idx: int) -> dict[str, Tensor]:
         image = batch["image"].float()
         if self.trainer is not None and self.trainer.training:

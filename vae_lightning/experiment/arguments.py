@@ -15,15 +15,13 @@ from vae_lightning.experiment.checkpoint import find_checkpoint, read_checkpoint
 from vae_lightning.experiment.module import RECORD
 from vae_lightning.experiment.run import Run, newest_run
 
-COMMANDS = ("fit", "validate", "test", "predict", "sample", "reconstruct", "encode")
-
 
 @contextmanager
 def checkpoint_config(args: list[str]) -> Iterator[list[str]]:
     """The arguments with the checkpoint's own configuration in front of them, so that whatever the user says wins."""
     index, value = _find_option(args, "--ckpt_path")
     with_config = any(arg in ("-c", "--config") or arg.startswith("--config=") for arg in args)
-    if not args or args[0] not in COMMANDS or value is None or (value == "last" and with_config):
+    if value is None or (value == "last" and with_config):
         yield args
         return
     fitting = args[0] == "fit"

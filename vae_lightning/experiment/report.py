@@ -38,13 +38,13 @@ def _mean(values: Tensor) -> tuple[float, float]:
 
 def baselines(data: ImageData, latent_size: int) -> list[Row]:
     """The independent-pixel model's code length, and PCA's squared error at the model's latent size."""
-    train, test = data.splits["train"].image, data.splits["test"].image
-    rows: list[Row] = []
-    if not data.dynamic_binarization:
-        mean, error = _mean(independent_pixels_nll(train, test, data.levels))
-        scale = nats_per_bit_per_dim(test)
-        rows.append(("independent pixels, -log p(x)", mean, error, "nats/image"))
-        rows.append(("independent pixels, -log p(x)", mean / scale, error / scale, "bits/dim"))
+    train, test = data.fixed("train").image, data.fixed("test").image
+    mean, error = _mean(independent_pixels_nll(train, test, data.levels))
+    scale = nats_per_bit_per_dim(test)
+    rows: list[Row] = [
+        ("independent pixels, -log p(x)", mean, error, "nats/image"),
+        ("independent pixels, -log p(x)", mean / scale, error / scale, "bits/dim"),
+    ]
     if test[0].numel() <= PCA_LIMIT:
         error_of_pca = pca_squared_error(train, test, data.levels, min(latent_size, test[0].numel()))
         rows.append((f"PCA with {latent_size} components, squared error", *_mean(error_of_pca), "per image"))
