@@ -19,9 +19,9 @@ install: $(STAMP) ## Create .venv with the project and its tools
 
 demo: $(STAMP) ## Train and test a VAE on scikit-learn's digits in about a minute, pictures and numbers in runs/digits
 	$(RUN) fit --config configs/experiment/digits.yaml
-	$(RUN) test --ckpt_path runs/digits
 	$(RUN) sample --ckpt_path runs/digits
 	$(RUN) reconstruct --ckpt_path runs/digits
+	$(RUN) test --ckpt_path runs/digits
 
 test: $(STAMP) ## Run the tests (minutes; the slow ones are left out)
 	$(BIN)/python -m pytest

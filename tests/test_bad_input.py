@@ -29,10 +29,32 @@ def refused(result: Result, *words: str) -> None:
     ("flags", "words"),
     [
         (["--trainer.max_epoch=3"], ["unrecognized arguments", "--trainer.max_epoch=3"]),
-        (["--model.latent_model.latent_siz=3"], ["latent_siz"]),
-        (["--model.latent_model.likelihood=BernouliLikelihood"], ["BernouliLikelihood"]),
-        (["--model.objective=torch.nn.Linear"], ["torch.nn.Linear"]),
-        (["--model.latent_model.latent_size=many"], ["many"]),
+        (
+            ["--model.latent_model.latent_siz=3"],
+            ["model.latent_model.latent_siz: there is no setting 'latent_siz' of VAE (did you mean latent_size?)"],
+        ),
+        (
+            ["--model.latent_model.encoder.net.hiden=[3]"],
+            ["model.latent_model.encoder.net.hiden: there is no setting 'hiden' of MLP (did you mean hidden?)"],
+        ),
+        (
+            ["--model.latent_model.likelihood=BernouliLikelihood"],
+            ["expected the name of a class, got 'BernouliLikelihood'", "did you mean BernoulliLikelihood?"],
+        ),
+        (
+            ["--model.objective=torch.nn.Linear"],
+            ["model.objective: expected a class of kind Objective, got torch.nn.Lin"],
+        ),
+        (
+            ["--model.latent_model.encoder.net=torch.nn.Linear"],
+            ["encoder.net: expected a class of kind Net, got torch"],
+        ),
+        (["--model.latent_model.latent_size=many"], ["model.latent_model.latent_size: expected int, got many"]),
+        (["--model.objective.beta=-3"], ["expected weights of at least 0, got -3"]),
+        (["--model.test_samples=-4"], ["model.test_samples: expected at least 0, got -4"]),
+        (["--data.val_size=1.5"], ["data.val_size: expected a number of images"]),
+        (["--run.experiment=../out"], ["--run.experiment: expected the name of a folder, got '../out'"]),
+        (["--trainer.max_epochs=0"], ["nothing is left to train"]),
         (["--model.latent_model.latent_size=0"], ["latent_size: expected at least 1, got 0"]),
         (["-c", "nowhere.yaml"], ["nowhere.yaml"]),
         (
@@ -69,7 +91,10 @@ def test_settings(cli: Callable, flags: list[str], words: list[str]) -> None:
 
 
 def test_commands(cli: Callable) -> None:
-    refused(cli("tets"), "tets", "fit")
+    refused(cli("tets"), "tets", "did you mean test?")
+    assert "reconstruct" in cli("--help").out
+    assert cli().status == 0
+    assert cli("--version").out.startswith("vae-lightning ")
     refused(cli("test", "-c", DIGITS), "expected --ckpt_path")
     refused(cli("fit", "-c", DIGITS, "--ckpt_path=last"), "expected a run with checkpoints")
     refused(cli("sample", "--ckpt_path=nowhere"), "nowhere: expected a checkpoint file or the folder of a run")
@@ -95,7 +120,11 @@ def test_checkpoints(cli: Callable) -> None:
     Path("short.ckpt").write_bytes(good.read_bytes()[:10_000])
     torch.save({"weights": torch.zeros(3)}, "other.ckpt")
     torch.save({**content, "extra": Path("unsafe")}, "unsafe.ckpt")
+    damaged = bytearray(good.read_bytes())
+    damaged[len(damaged) // 2] ^= 1  # one bit, in the middle of the weights
+    Path("flipped.ckpt").write_bytes(damaged)
     for file, words in (
+        ("flipped.ckpt", "is damaged"),
         ("notes.txt", "expected a checkpoint that torch can load safely"),
         ("short.ckpt", "is damaged"),
         ("other.ckpt", "got a file of another program"),
@@ -110,6 +139,8 @@ def test_checkpoints(cli: Callable) -> None:
     refused(other_data, "images of shape (1, 8, 8) with 17 levels", "(1, 9, 9) with 17")
     refused(cli("test", f"--ckpt_path={good}", *generated_flags((1, 9, 9), 17)), "(1, 9, 9)")
     refused(cli("sample", f"--ckpt_path={good}", "--output=s.jpg"), "expected a file that ends in .png or .npy")
+    refused(cli("sample", f"--ckpt_path={good}", "--num_samples=0"), "--num_samples: expected at least 1, got 0")
+    refused(cli("reconstruct", f"--ckpt_path={good}", "--num_images=0"), "--num_images: expected at least 1, got 0")
     assert not list(Path().rglob("*.part"))
 
 

@@ -6,6 +6,7 @@ import csv
 import json
 import math
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -18,7 +19,7 @@ import pytest
 import torch
 import yaml
 
-from tests.conftest import REPOSITORY, generated_flags
+from tests.conftest import GENERATED, REPOSITORY, generated_flags
 from vae_lightning import load_model
 from vae_lightning.metrics import MeanWithError, independent_pixels_nll, pca_squared_error
 
@@ -156,6 +157,110 @@ def test_resume_equals_no_stop(cli: Callable, binarise: bool) -> None:
     assert history("runs/digits/whole") == history("runs/digits/parts")
 
 
+def test_a_resumed_run_takes_another_learning_rate_and_its_schedule(cli: Callable) -> None:
+    """What the command line says of optimiser and schedule holds, as if it had been said from the start."""
+    schedule = ["--model.lr_scheduler.T_max=4", "--model.lr_scheduler.eta_min=0"]
+    assert cli("fit", "-c", DIGITS, *SHORT, *schedule, "--trainer.max_epochs=2", "--run.name=a").status == 0
+    said = ["--model.optimizer.lr=0.01", "--model.lr_scheduler.T_max=8", "--trainer.log_every_n_steps=1"]
+    assert cli("fit", "--ckpt_path=runs/digits/a", "--trainer.max_epochs=4", *said).status == 0
+    rates = {int(row["step"]) // 20: float(row["optim/lr"]) for row in history("runs/digits/a") if row["optim/lr"]}
+    for epoch in (2, 3):
+        assert rates[epoch] == pytest.approx(0.01 * (1 + math.cos(math.pi * epoch / 8)) / 2, rel=1e-6)
+    configs = sorted(path.name for path in Path("runs/digits/a").glob("config*.yaml"))
+    assert configs == ["config.1.yaml", "config.yaml"]  # the earlier start's is kept
+    lr = [
+        yaml.safe_load(Path("runs/digits/a", n).read_text())["model"]["optimizer"]["init_args"]["lr"] for n in configs
+    ]
+    assert lr[1] == 0.01
+    assert lr[0] != 0.01
+    command = json.loads(Path("runs/digits/a/run.json").read_text())["command"]
+    assert command[:2] == ["fit", "--ckpt_path=runs/digits/a"]
+
+
+def test_a_moved_run_keeps_its_best_checkpoint(cli: Callable, tmp_path: Path) -> None:
+    assert cli("fit", "-c", DIGITS, *SHORT, "--trainer.max_epochs=3").status == 0
+    Path("runs/digits/1").rename("moved")
+    best = weights(Path("moved/checkpoints/best.ckpt"))
+    going_on = ["--trainer.max_epochs=4", "--model.optimizer.lr=10"]  # the bound can only fall
+    assert cli("fit", "--ckpt_path=moved", *going_on).status == 0
+    assert same(best, weights(Path("moved/checkpoints/best.ckpt")))
+    assert not same(best, weights(Path("moved/checkpoints/last.ckpt")))
+    again = cli("fit", "--ckpt_path=moved/checkpoints/best.ckpt", "--trainer.max_epochs=9")
+    assert again.status != 0  # would undo what came after
+    assert "expected the run's last checkpoint" in again.error
+    assert "nothing is left to train" in cli("fit", "--ckpt_path=moved", "--trainer.max_epochs=4").error
+
+
+def test_best_and_newest_are_what_they_say(cli: Callable) -> None:
+    names = ["--checkpoint.save_top_k=-1", "--checkpoint.filename={epoch}"]
+    climb = ["--model.lr_scheduler=torch.optim.lr_scheduler.StepLR", "--model.lr_scheduler.step_size=2"]
+    worse = [*climb, "--model.lr_scheduler.gamma=3000", "--trainer.max_epochs=3", "--model.optimizer.lr=0.003"]
+    assert cli("fit", "-c", DIGITS, *SHORT, *names, *worse).status == 0
+    bounds = [float(row["val/elbo"]) for row in history("runs/digits/1") if row["val/elbo"]]
+    assert bounds[-1] < max(bounds)
+    from vae_lightning.experiment.checkpoint import find_checkpoint
+
+    assert find_checkpoint("runs/digits/1").stem == f"epoch={bounds.index(max(bounds))}"
+    refused = cli("fit", "-c", DIGITS, *SHORT, "--checkpoint.save_top_k=2")
+    assert "--checkpoint.filename" in refused.error
+    assert cli("fit", "-c", DIGITS, *SHORT, "--trainer.max_epochs=1").status == 0
+    Path("runs/digits/1/note").touch()  # what a test leaves behind makes a run no newer
+    assert find_checkpoint("runs/digits").parent.parent.name == "2"
+
+
+def test_last_is_written_every_epoch_however_seldom_one_validates(cli: Callable) -> None:
+    flags = ["--trainer.check_val_every_n_epoch=3", "--trainer.max_epochs=5"]
+    assert cli("fit", "-c", DIGITS, *SHORT, *flags).status == 0
+    folder = Path("runs/digits/1/checkpoints")
+    assert torch.load(folder / "last.ckpt", weights_only=True)["epoch"] == 4
+    assert torch.load(folder / "best.ckpt", weights_only=True)["epoch"] == 2
+    worse = ["--trainer.max_epochs=7", "--trainer.check_val_every_n_epoch=1", "--model.optimizer.lr=30"]
+    assert cli("fit", "--ckpt_path=runs/digits/1", *worse).status == 0
+    assert torch.load(folder / "last.ckpt", weights_only=True)["epoch"] == 6  # nor however bad it is
+    assert torch.load(folder / "best.ckpt", weights_only=True)["epoch"] == 2
+
+
+def test_pictures_show_the_same_images_with_the_same_noise(cli: Callable) -> None:
+    """With a learning rate of zero, the pictures of two epochs are the same to the last pixel; all of them are there
+    at the last epoch, too."""
+    every = [
+        f"--trainer.callbacks+={name}"
+        for name in ("Reconstructions", "PriorSamples", "Traversals", "Interpolations")
+        for _ in range(1)
+    ]
+    frozen = ["--trainer.callbacks=null", *every, "--model.optimizer.lr=0", "--trainer.max_epochs=2"]
+    assert cli("fit", "-c", DIGITS, *frozen).status == 0
+    folders = sorted(Path("runs/digits/1/images").iterdir())
+    assert len(folders) == 4
+    for folder in folders:
+        first, second = (path.read_bytes() for path in sorted(folder.iterdir()))
+        assert first == second, folder
+    assert cli("fit", "-c", DIGITS, "--trainer.max_epochs=3").status == 0  # the configuration says every tenth
+    assert len(list(Path("runs/digits/2/images").glob("*/epoch_0003.png"))) == 4
+
+
+def test_traversals_begin_with_the_most_informative_latent() -> None:
+    from vae_lightning.experiment.pictures import Traversals, reconstruction_grid
+    from vae_lightning.models import VAE
+
+    model = VAE((1, 2, 2), 2, latent_size=3).eval()
+    with torch.no_grad():
+        model.encoder.mu.weight.zero_()
+        model.encoder.mu.bias.zero_()
+        model.encoder.log_scale.bias.copy_(torch.tensor([0.0, -3.0, -1.0]))  # rates rise with the distance from sigma 1
+        model.encoder.mu.weight[0, 0] = 1.0  # the first one's means vary most, and say less
+        model.likelihood.net.layers[1].weight.copy_(torch.eye(3).repeat(134, 1)[:400])
+    image = torch.bernoulli(torch.rand(16, 1, 2, 2))
+    seen: list[torch.Tensor] = []
+    model.likelihood.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
+    assert Traversals(rows=2, columns=5).draw(model, image)[1] == 5
+    rows = seen[-1].unflatten(0, (2, 5))
+    moved = [int((row.max(0).values - row.min(0).values).ne(0).nonzero()[0]) for row in rows if row.std(0).any()]
+    assert not rows[0, :, 0].std() > 0  # latent 1 or 2 comes before latent 0
+    assert 0 not in moved[:1]
+    assert len(reconstruction_grid(model, image[:12])) == 32  # twelve pairs in two double rows, the last filled up
+
+
 def test_a_killed_run_loses_at_most_the_epoch(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "vae_lightning", "fit"]
     flags = ["-c", str(DIGITS), *SHORT]
@@ -245,21 +350,29 @@ def test_autoencoder_has_no_bound_and_denoises(cli: Callable) -> None:
     assert "elbo" not in result
     assert result["noisy_squared_error"]["mean"] == pytest.approx(64 * 0.25, rel=0.05)
     assert result["denoised_squared_error"]["mean"] < 0.5 * result["noisy_squared_error"]["mean"]
+    assert result["denoised_squared_error"]["mean"] > 1.05 * result["squared_error"]["mean"]  # it saw the noise
+    assert cli("predict", "--ckpt_path=runs/denoising_autoencoder").status == 0
+    header = Path("runs/denoising_autoencoder/1/predictions.csv").read_text().splitlines()[0]
+    assert header == "image,distortion"
     refused = cli("sample", "--ckpt_path=runs/denoising_autoencoder")
     assert refused.status != 0
     assert "autoencoder" in refused.error
 
 
 def test_two_processes_equal_one(cli: Callable, tmp_path: Path) -> None:
-    """A test of the same weights does not depend on how many processes share the images."""
-    assert cli("fit", "-c", DIGITS, *SHORT, "--trainer.max_epochs=1").status == 0
+    """A test of the same weights does not depend on how many processes share the images, not even an odd number."""
+    source = [f"--data.source={GENERATED}", "--data.source.shape=[1,8,8]", "--data.source.levels=17"]
+    source += ["--data.source.count=333", "--data.val_size=33", "--data.batch_size=50"]  # 111 test images
+    assert cli("fit", "-c", DIGITS, *SHORT, "--trainer.max_epochs=1", *source).status == 0
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "vae_lightning", "test", "--ckpt_path=runs/digits/1", "--model.test_samples=0"]
     results = []
     for devices in (1, 2):
         flags = ["--trainer.accelerator=cpu", f"--trainer.devices={devices}", "--trainer.strategy=ddp"]
         subprocess.run([*command, *flags], cwd=tmp_path, env=environment, check=True, timeout=300)
-        results.append(json.loads(Path("runs/digits/1/test.json").read_text())["model"]["squared_error"])
+        report = json.loads(Path("runs/digits/1/test.json").read_text())
+        assert report["images"] == 111
+        results.append(report["model"]["squared_error"])
     assert results[0]["mean"] == pytest.approx(results[1]["mean"], rel=1e-6)
     assert results[0]["standard_error"] == pytest.approx(results[1]["standard_error"], rel=1e-4)
 
@@ -269,7 +382,8 @@ def test_mean_with_error_is_exact_over_uneven_batches() -> None:
     metric = MeanWithError()
     for part in values.split(100):
         metric.update(part.float())
-    mean, error = metric.compute()
+    mean, error, count = metric.compute()
+    assert count == 1003
     assert mean.item() == pytest.approx(values.mean().item(), rel=1e-7)
     assert error.item() == pytest.approx((values.std() / math.sqrt(1003)).item(), rel=1e-4)
 
@@ -319,4 +433,7 @@ def test_wandb_run_read_back(cli: Callable, monkeypatch: pytest.MonkeyPatch) -> 
     assert "git_commit" in shown
     assert "GaussianPosterior" in shown
     assert list(folder.rglob("*.png"))
+    summaries = re.findall(r'"val/elbo":\s*\{\s*"max":\s*(-?[\d.]+)', shown)
+    bounds = [float(row["val/elbo"]) for row in history("runs/digits/1") if row["val/elbo"]]
+    assert float(summaries[-1]) == pytest.approx(max(bounds), rel=1e-5)
     assert (Path("runs/digits/1/images/reconstructions/epoch_0010.png")).is_file()  # and in files alike

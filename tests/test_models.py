@@ -106,6 +106,70 @@ def test_initial_bias_is_the_marginal_of_the_data() -> None:
     torch.testing.assert_close(at_bias, x.mean(0).clamp(1 / 5002, 1 - 1 / 5002))
 
 
+@pytest.mark.parametrize(
+    "likelihood",
+    [
+        CategoricalLikelihood,
+        DiscretizedLogisticLikelihood,
+        GaussianLearnedScaleLikelihood,
+        GaussianLikelihood,
+        GaussianOptimalScaleLikelihood,
+        GaussianPixelScaleLikelihood,
+    ],
+)
+def test_initial_biases_are_those_of_the_data(likelihood: type) -> None:
+    """Without features, what is left is the bias: the marginals of the levels, or their mean."""
+    x = torch.tensor([0, 1, 1, 3]).float().view(1, 1, 1, 4) * torch.ones(4000, 1, 1, 1)
+    x[: 4000 // 2] = 2.0
+    module = likelihood((2,), (1, 1, 4), 4)
+    module.init_from_data(x)
+    torch.nn.init.zeros_(module.head.last.weight)
+    px = module.eval()(torch.zeros(1, 2))
+    if likelihood is CategoricalLikelihood:
+        probs = px.base_dist.logits.softmax(-1)[0, 0, 0]
+        expected = torch.tensor([[0.5, 0, 0.5, 0], [0, 0.5, 0.5, 0], [0, 0.5, 0.5, 0], [0, 0, 0.5, 0.5]])
+        torch.testing.assert_close(probs, expected, atol=1e-3, rtol=0)
+    elif likelihood is not DiscretizedLogisticLikelihood:  # whose mean is pulled in by its open ends
+        torch.testing.assert_close(px.mean.flatten(), x.mean(0).flatten(), atol=0.15, rtol=0)
+    else:
+        torch.testing.assert_close(px.base_dist.loc.flatten(), x.mean(0).flatten())
+
+
+def test_mixture_components_start_apart() -> None:
+    module = DiscretizedLogisticMixtureLikelihood((2,), (1, 2, 2), 256, components=5)
+    torch.nn.init.zeros_(module.head.last.weight)
+    centres = module(torch.zeros(1, 2)).base_dist.component_distribution.loc
+    torch.testing.assert_close(centres[0, 0, 0, 0], 255 * torch.tensor([0.1, 0.3, 0.5, 0.7, 0.9]))
+
+
+def test_pixel_scale_is_learned_for_each_value() -> None:
+    """Gradient descent finds a narrow scale where data do not vary and a wide one where they do."""
+    torch.manual_seed(0)
+    module = GaussianPixelScaleLikelihood((1,), (1, 1, 2), 256)
+    x = torch.stack([torch.full((512,), 100.0), 128 + 40 * torch.randn(512)], -1).view(512, 1, 1, 2)
+    module.init_from_data(x)
+    optimizer = torch.optim.Adam(module.parameters(), lr=0.05)
+    for _ in range(300):
+        optimizer.zero_grad()
+        (-module(torch.zeros(512, 1)).log_prob(x).mean()).backward()
+        optimizer.step()
+    narrow, wide = module(torch.zeros(1, 1)).base_dist.stddev.flatten().tolist()
+    assert narrow < 2
+    assert wide == pytest.approx(40, rel=0.15)
+
+
+def test_dropout_and_normalisation_act_in_training_only() -> None:
+    x = torch.rand(64, 1, 4, 4)
+    for settings in ({"dropout": 0.5}, {"input_dropout": 0.5}, {"norm": torch.nn.BatchNorm1d}):
+        torch.manual_seed(0)
+        net, plain = MLP((1, 4, 4), (1, 4, 4), hidden=[32], **settings), MLP((1, 4, 4), (1, 4, 4), hidden=[32])
+        linear = next(m for m in net.modules() if isinstance(m, torch.nn.Linear))
+        plain.layers[1].load_state_dict(linear.state_dict())
+        assert not torch.allclose(net(x), plain(x))
+        if "norm" not in settings:
+            torch.testing.assert_close(net.eval()(x), plain.eval()(x))
+
+
 @pytest.mark.parametrize("shape", SIZES)
 def test_nets_take_any_size(shape: tuple[int, int, int]) -> None:
     for encoder, decoder in ((MLP, MLP), (ConvEncoder, ConvDecoder)):

@@ -37,6 +37,8 @@ def test_cyclical_warm_up() -> None:
         (lambda: Cyclical(8, ratio=0.0), "ratio"),
         (lambda: ELBO(free_bits=-1), "free_bits"),
         (lambda: IWAE(0), "num_samples"),
+        (lambda: ELBO(beta=-1.0), "at least 0, got -1"),
+        (lambda: Linear(3, end=-1.0), "at least 0, got -1"),
     ],
 )
 def test_impossible_settings_are_refused(make: object, match: str) -> None:
@@ -72,11 +74,15 @@ def test_free_bits_leave_small_rates_alone() -> None:
     value, logs = seeded(ELBO(free_bits=1.0), model, batch, 0)
     assert logs["rate"] == pytest.approx(0.005 + 0.5 + 4.5, rel=1e-4)
     assert value == pytest.approx(logs["distortion"] + 1.0 + 1.0 + 4.5, rel=1e-4)
-    ELBO(free_bits=1.0)(model, batch, 0).value.backward()
-    with_kl = model.encoder.mu.bias.grad.clone()
-    model.zero_grad()
-    torch.manual_seed(0)
-    assert with_kl[2].abs() > 1  # the punished latent is pulled to the prior
+    gradients = {}
+    for name, objective in (("free", ELBO(free_bits=1.0)), ("plain", ELBO()), ("none", ELBO(beta=0.0))):
+        model.zero_grad()
+        torch.manual_seed(0)  # the same noise, so that what differs is the KL's part
+        objective(model, batch, 0).value.backward()
+        gradients[name] = model.encoder.mu.bias.grad.clone()
+    torch.testing.assert_close(gradients["free"][:2], gradients["none"][:2])  # below the free bits: no pull at all
+    torch.testing.assert_close(gradients["free"][2], gradients["plain"][2])  # above: the KL's own, mu = 3
+    assert (gradients["free"] - gradients["none"])[2].item() == pytest.approx(3.0, rel=1e-4)
 
 
 def test_pairs_without_sense_are_refused() -> None:

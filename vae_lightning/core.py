@@ -76,7 +76,7 @@ class Trace:
     @property
     def is_point_mass(self) -> bool:
         """Whether some posterior is a point mass: the code of an autoencoder, infinitely far from any prior density."""
-        return bool(torch.isposinf(self.kl()).all())
+        return not all(getattr(site.q, "has_density", True) for site in self.sites)
 
     @property
     def is_discrete(self) -> bool:

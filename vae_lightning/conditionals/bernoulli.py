@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from torch import Tensor
-from torch.distributions import Bernoulli, ContinuousBernoulli, Distribution, Independent
+from torch.distributions import Bernoulli, Distribution, Independent
 
 from vae_lightning.conditionals.likelihood import Likelihood, mean_logit
 from vae_lightning.core import Shape
-from vae_lightning.distributions import Rescaled
+from vae_lightning.distributions import ContinuousBernoulli, Rescaled
 from vae_lightning.nets import MLP, NetFactory
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+import zipfile
 from pathlib import Path
 from urllib.error import URLError
 
@@ -26,7 +27,7 @@ class BinarizedMNIST(ImageSource):
     """50 000 / 10 000 / 10 000 binary images of 28x28, fixed once and for all (Larochelle & Murray 2011).
 
     Read from root/BinarizedMNIST/raw/binarized_mnist_{train,valid,test}.amat, checked by md5, and kept packed (one bit
-    a pixel) in root/BinarizedMNIST/processed unless that place is marked read-only.
+    a pixel), with a checksum, in root/BinarizedMNIST/processed where that can be written.
     """
 
     @property
@@ -43,7 +44,7 @@ class BinarizedMNIST(ImageSource):
         return Splits(train, test, val)
 
     def _read(self, folder: Path, part: str, download: bool) -> Images:
-        packed = folder / "processed" / f"{part}.{CHECKSUMS[part][:8]}.npy"
+        packed = folder / "processed" / f"{part}.{CHECKSUMS[part][:8]}.npz"
         bits = _unpack(packed) if packed.is_file() else None
         if bits is None:
             bits = _parse(_find(folder, part, download), CHECKSUMS[part])
@@ -78,9 +79,9 @@ def _parse(path: Path, checksum: str) -> np.ndarray:
 def _unpack(path: Path) -> np.ndarray | None:
     """The packed copy, or None where it is damaged: then the original is read again."""
     try:
-        packed = np.load(path, allow_pickle=False)
-        return np.unpackbits(packed, axis=1, count=PIXELS) if packed.dtype == np.uint8 else None
-    except (ValueError, OSError, EOFError):
+        with np.load(path, allow_pickle=False) as file:  # a zip file checks its own CRC as it is read
+            return np.unpackbits(file["bits"], axis=1, count=PIXELS)
+    except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile):
         return None
 
 
@@ -88,8 +89,11 @@ def _keep(path: Path, bits: np.ndarray) -> None:
     folder = path.parent.parent
     if not folder.stat().st_mode & stat.S_IWUSR:  # marked read-only: respected even where the user could write
         return
-    path.parent.mkdir(exist_ok=True)
     part = path.with_suffix(f".{os.getpid()}.part")
-    with part.open("wb") as file:
-        np.save(file, np.packbits(bits, axis=1))
-    os.replace(part, path)
+    try:
+        path.parent.mkdir(exist_ok=True)
+        with part.open("wb") as file:
+            np.savez(file, bits=np.packbits(bits, axis=1))
+        os.replace(part, path)
+    except OSError:  # it only saves time
+        part.unlink(missing_ok=True)

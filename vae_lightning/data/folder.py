@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,16 +15,18 @@ from torch import Tensor
 from vae_lightning.data.source import Images, ImageSource, Shape, Splits
 
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}
+UNREADABLE = (OSError, UnidentifiedImageError, SyntaxError, ValueError, Image.DecompressionBombError)
 
 
 class ImageFolder(ImageSource):
     """Images below a folder, in any format that Pillow reads.
 
-    With sub-folders `train` and `test` (and perhaps `val`) these are the splits; else a part is split off for test by a
-    fixed seed. Sub-folders of a split are classes; images beside them or without them have no label.
+    With sub-folders `train` and `test` or `val` these are the splits; where there is no `test`, a part of the training
+    images is split off by a hash of each file's name, so that an image stays where it is when others come and go.
+    Sub-folders of a split are classes; images beside them or without them have no label.
 
     Args:
-        path: the folder.
+        path: the folder, as it stands or below the folder of the data sets.
         size: (height, width) to bring every image to; null expects images of one size and takes them as they are.
         crop: with `size`, scale the image to cover it and cut the centre out; false stretches the image instead.
         channels: 1 for grey, 3 for RGB, 4 for RGBA.
@@ -51,6 +54,10 @@ class ImageFolder(ImageSource):
         self.crop, self.channels = crop, channels
         self.test_fraction, self.skip_unreadable = test_fraction, skip_unreadable
 
+    def find(self, root: Path) -> None:
+        if not self.path.exists() and (root / self.path).exists():
+            self.path = root / self.path
+
     @property
     def image_shape(self) -> Shape:
         if self.size is not None:
@@ -58,9 +65,10 @@ class ImageFolder(ImageSource):
         folder = self.path / "train" if (self.path / "train").is_dir() else self.path
         for file in list_images(folder):
             try:
-                with Image.open(file) as picture:
+                with Image.open(file) as opened:
+                    picture = ImageOps.exif_transpose(opened)
                     return (self.channels, picture.height, picture.width)
-            except (OSError, UnidentifiedImageError):
+            except UNREADABLE:
                 continue  # named when the images are read
         raise ValueError(f"{folder}: expected images, got only files that cannot be read.")
 
@@ -70,20 +78,21 @@ class ImageFolder(ImageSource):
 
     def load(self, root: Path, download: bool) -> Splits:
         shape = self.image_shape
-        if (self.path / "train").is_dir() and (self.path / "test").is_dir():
-            classes = class_names(self.path / "train")
-            parts = {
-                name: self._read(self.path / name, classes, shape)
-                for name in ("train", "test", "val")
-                if (self.path / name).is_dir()
-            }
-            return Splits(**parts)
-        images = self._read(self.path, class_names(self.path), shape)
-        order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
-        count = max(1, round(self.test_fraction * len(images)))
-        return Splits(train=images[order[count:]], test=images[order[:count]])
+        given = {name: self.path / name for name in ("train", "test", "val") if (self.path / name).is_dir()}
+        if len(given) < 2 or "train" not in given:  # one folder, or something else that is called train
+            given = {"train": self.path}
+        classes = class_names(given["train"])
+        parts: dict[str, Images] = {}
+        for name, folder in given.items():
+            parts[name], files = self._read(folder, classes, shape)
+            if "test" not in given and name == "train":
+                places = torch.tensor([name_hash(file) for file in files], dtype=torch.float64)
+                test = places < max(self.test_fraction, places.min().item() + 1e-12)  # one image at least
+                parts["test"], parts["train"] = parts["train"][test], parts["train"][~test]
+        return Splits(**parts)
 
-    def _read(self, folder: Path, classes: list[str], shape: Shape) -> Images:
+    def _read(self, folder: Path, classes: list[str], shape: Shape) -> tuple[Images, list[str]]:
+        """The images and the names of their files below the folder."""
         files = list_images(folder)
         with ThreadPoolExecutor() as pool:  # Pillow decodes outside the interpreter lock
             results = list(pool.map(lambda file: self._decode(file, shape), files))
@@ -99,12 +108,13 @@ class ImageFolder(ImageSource):
         if not good:
             raise ValueError(f"{folder}: expected images, got only files that cannot be read.")
         image = torch.stack([result for _, result in good])
+        names = [file.relative_to(folder).as_posix() for file, _ in good]
         labels = [file.relative_to(folder).parts[0] if file.parent != folder else None for file, _ in good]
         if not classes or None in labels:
-            return Images(image)
+            return Images(image), names
         if unknown := sorted({str(name) for name in labels} - set(classes)):
             raise ValueError(f"{folder} has the class folders {unknown}, which the training images lack.")
-        return Images(image, torch.tensor([classes.index(str(name)) for name in labels]))
+        return Images(image, torch.tensor([classes.index(str(name)) for name in labels])), names
 
     def _decode(self, file: Path, shape: Shape) -> Tensor | str:
         """(C, H, W) uint8, or what is wrong with the file."""
@@ -113,7 +123,7 @@ class ImageFolder(ImageSource):
                 if opened.mode.startswith(("I", "F")):
                     return f"{file}: expected 8 bits a channel, got mode {opened.mode}"
                 picture = ImageOps.exif_transpose(opened).convert(MODES[self.channels])
-        except (OSError, UnidentifiedImageError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        except UNREADABLE as error:
             return f"{file}: {error}"
         _, height, width = shape
         if self.size is None and (picture.height, picture.width) != (height, width):
@@ -125,6 +135,11 @@ class ImageFolder(ImageSource):
             picture = ImageOps.fit(picture, (width, height)) if self.crop else picture.resize((width, height))
         pixels = np.asarray(picture).reshape(height, width, self.channels)
         return torch.from_numpy(pixels.copy()).permute(2, 0, 1)
+
+
+def name_hash(name: str) -> float:
+    """A number in [0, 1) that depends on the name alone, spread evenly."""
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:6], "big") / 2**48
 
 
 def list_images(folder: Path) -> list[Path]:

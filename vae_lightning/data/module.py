@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import torch
 from lightning.pytorch import LightningDataModule
+from lightning.pytorch.overrides.distributed import UnrepeatedDistributedSampler
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, SequentialSampler
 
@@ -46,7 +47,7 @@ class Shuffle(Sampler[int]):
         return self.size
 
     def __iter__(self) -> Iterator[int]:
-        generator = torch.Generator().manual_seed(1_000_003 * self.seed + self.epoch())
+        generator = torch.Generator().manual_seed((1_000_003 * self.seed + self.epoch()) % 2**63)
         yield from torch.randperm(self.size, generator=generator).tolist()
 
 
@@ -93,12 +94,15 @@ class ImageData(LightningDataModule):
         super().__init__()
         if batch_size < 1 or eval_batch_size < 1:
             raise ValueError(f"data: expected batch sizes of at least 1, got {batch_size} and {eval_batch_size}.")
+        if val_size <= 0 or (val_size > 1 and val_size != int(val_size)):
+            raise ValueError(f"data.val_size: expected a number of images, or a share below 1, got {val_size}.")
         if dynamic_binarization and source.levels == 2:
             raise ValueError(
                 f"data.dynamic_binarization: expected grey images, got {type(source).__name__}, whose are binary "
                 "already: leave it out."
             )
         self.source, self.root = source, find_root(root)
+        source.find(self.root)
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
         self.val_size, self.split_seed = val_size, split_seed
         self.dynamic_binarization, self.horizontal_flip, self.download = dynamic_binarization, horizontal_flip, download
@@ -179,14 +183,21 @@ class ImageData(LightningDataModule):
     def loader(self, split: Split, shuffle: bool = False) -> DataLoader[Any]:
         """Batches of one split; the last one may be smaller, none is dropped."""
         images = InMemory(self.splits[split])
-        epoch = lambda: self.trainer.current_epoch if self.trainer is not None else 0  # noqa: E731
         return DataLoader(
             images,
             batch_size=self.batch_size if split == "train" else self.eval_batch_size,
-            sampler=Shuffle(len(images), self.seed, epoch) if shuffle else SequentialSampler(images),
+            sampler=self._sampler(images, shuffle),
             collate_fn=_as_it_is,
             generator=torch.Generator(),  # its own, so that opening a loader takes nothing from the noise
         )
+
+    def _sampler(self, images: InMemory, shuffle: bool) -> Sampler[int]:
+        if shuffle:  # several processes: Lightning deals this order out to them
+            return Shuffle(len(images), self.seed, lambda: self.trainer.current_epoch if self.trainer else 0)
+        if self.trainer is not None and self.trainer.world_size > 1:  # Lightning's own would count some images twice
+            rank = {"num_replicas": self.trainer.world_size, "rank": self.trainer.global_rank}
+            return UnrepeatedDistributedSampler(images, shuffle=False, **rank)
+        return SequentialSampler(images)
 
     def train_dataloader(self) -> DataLoader[Any]:
         return self.loader("train", shuffle=True)

@@ -37,6 +37,10 @@ class Splits:
 class ImageSource(ABC):
     """A data set of images."""
 
+    def find(self, root: Path) -> None:
+        """Told once, before all else, which folder holds the data sets; for a source whose shape lies in its files."""
+        return
+
     @property
     @abstractmethod
     def image_shape(self) -> Shape:

@@ -25,7 +25,7 @@ def checkpoint_config(args: list[str]) -> Iterator[list[str]]:
         yield args
         return
     fitting = args[0] == "fit"
-    run = newest_run(Run(), everywhere=True) if value == "last" else Path(value)
+    run = _newest(args) if value == "last" else Path(value)
     path = find_checkpoint(run, prefer="last" if fitting else "best")
     config = read_checkpoint(path)[RECORD]["config"]
     keys = ("seed_everything", "model", "data", *(("trainer", "checkpoint", "run") if fitting else ()))
@@ -37,6 +37,12 @@ def checkpoint_config(args: list[str]) -> Iterator[list[str]]:
         file.write_text(yaml.safe_dump(kept))
         rest = [*args[1:index], f"--ckpt_path={path}", *args[index + (1 if "=" in args[index] else 2) :]]
         yield [args[0], "--config", str(file), *rest]
+
+
+def _newest(args: list[str]) -> Path:
+    """The run that `last` means without a configuration file: as far as --run.* narrow it down, the newest."""
+    said = {key: value for key in ("root", "experiment", "name") if (value := _find_option(args, f"--run.{key}")[1])}
+    return newest_run(Run(**said), everywhere="experiment" not in said)
 
 
 def _find_option(args: list[str], name: str) -> tuple[int, str | None]:

@@ -13,7 +13,10 @@ from torch.distributions import Distribution
 
 from vae_lightning.core import Batch, Given, LatentModel, PosteriorMean, Shape
 from vae_lightning.experiment.module import RECORD, Experiment
+from vae_lightning.experiment.run import age
 from vae_lightning.metrics import log_prob
+
+REQUIRED = {"config", "image_shape", "levels"}
 
 
 def find_checkpoint(path: str | Path, prefer: str = "best") -> Path:
@@ -28,15 +31,22 @@ def find_checkpoint(path: str | Path, prefer: str = "best") -> Path:
         return path
     if not path.exists():
         raise FileNotFoundError(f"{path}: expected a checkpoint file or the folder of a run, got nothing there.")
-    runs = [path] if (path / "checkpoints").is_dir() else sorted(path.glob("*/"), key=lambda run: run.stat().st_mtime)
-    for run in reversed(runs):
-        files = sorted((run / "checkpoints").glob("*.ckpt"), key=lambda file: (file.stat().st_mtime, file.name))
-        last = [file for file in files if file.stem.startswith("last")]
-        best = [file for file in files if file not in last]
-        for choice in (best, last) if prefer == "best" else (last, best):
-            if choice:
-                return choice[-1]
-    raise FileNotFoundError(f"{path}: expected checkpoints/*.ckpt in it or in a run below it, got none.")
+    run = path if (path / "checkpoints").is_dir() else max(path.glob("*/"), key=age, default=path)
+    files = sorted((run / "checkpoints").glob("*.ckpt"), key=lambda file: (file.stat().st_mtime, file.name))
+    if not files:
+        raise FileNotFoundError(f"{path}: expected checkpoints/*.ckpt in it or in a run below it, got none.")
+    last = [file for file in files if file.stem.startswith("last")]
+    best = [file for file in files if file not in last]
+    if prefer == "best" and len(best) > 1 and last:
+        best = [file for file in best if file.name == best_name(last[-1])] or best
+    first, second = (best, last) if prefer == "best" else (last, best)
+    return (first or second)[-1]
+
+
+def best_name(last: Path) -> str | None:
+    """What the checkpoint callback, whose state the last checkpoint holds, calls the best one."""
+    states = [state for state in read_checkpoint(last)["callbacks"].values() if state.get("monitor") is not None]
+    return Path(states[0]["best_model_path"]).name if states else None
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
@@ -46,6 +56,9 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         ValueError: not a checkpoint, damaged, or not one of this project.
     """
     try:
+        with zipfile.ZipFile(path) as archive:
+            if (broken := archive.testzip()) is not None:  # torch does not look at the checksums
+                raise zipfile.BadZipFile(f"{broken} has not the checksum it was written with")
         content = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, zipfile.BadZipFile, KeyError, ValueError) as error:
         first = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
@@ -56,6 +69,10 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict) or RECORD not in content or "state_dict" not in content:
         raise ValueError(
             f"{path}: expected a checkpoint that `vae-lightning fit` wrote, got a file of another program."
+        )
+    if not isinstance(content[RECORD], dict) or not content[RECORD].keys() >= REQUIRED:
+        raise ValueError(
+            f"{path}: expected the record {sorted(REQUIRED)} in the checkpoint, got another: train it anew."
         )
     if content[RECORD]["config"] is None:
         raise ValueError(
@@ -108,7 +125,7 @@ class TrainedModel(nn.Module):
 
     def _given(self, x: Tensor) -> Batch:
         """Raises ValueError for images of another shape or range."""
-        if tuple(x.shape[1:]) != self.image_shape or x.dim() != len(self.image_shape) + 1:
+        if tuple(x.shape[1:]) != self.image_shape or not len(x):
             raise ValueError(
                 f"expected images of shape (B, {', '.join(map(str, self.image_shape))}), got {tuple(x.shape)}."
             )
@@ -137,6 +154,8 @@ class TrainedModel(nn.Module):
         Raises:
             ValueError: the model is an autoencoder, whose codes follow no prior.
         """
+        if num_samples < 1:
+            raise ValueError(f"num_samples: expected at least 1, got {num_samples}.")
         if self.is_autoencoder():
             raise ValueError(
                 "expected a model with a prior that its codes follow, got an autoencoder (point-mass posterior), which "

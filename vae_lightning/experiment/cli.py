@@ -18,12 +18,13 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from vae_lightning import conditionals, models, nets, objectives, priors
+from vae_lightning import conditionals, data, models, nets, objectives, priors
 from vae_lightning.data import ImageData
 from vae_lightning.experiment import pictures, progress
 from vae_lightning.experiment.arguments import checkpoint_config, quieten
 from vae_lightning.experiment.checkpoint import find_checkpoint, load_weights, read_checkpoint
 from vae_lightning.experiment.commands import CommandTrainer
+from vae_lightning.experiment.explain import explain
 from vae_lightning.experiment.module import Experiment
 from vae_lightning.experiment.report import draw_curve, write_report
 from vae_lightning.experiment.run import (
@@ -50,8 +51,8 @@ class CLI(LightningCLI):
     run_folder: Path | None = None
     until: int | None = None  # the step up to which a resumed run's metrics are kept
 
-    def __init__(self, command: str, *args: Any, **kwargs: Any) -> None:
-        self.command = command
+    def __init__(self, given: list[str], *args: Any, **kwargs: Any) -> None:
+        self.given, self.command = given, given[0]
         super().__init__(*args, **kwargs)
 
     def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
@@ -60,13 +61,13 @@ class CLI(LightningCLI):
         return {self.command: {"model", "datamodule", "return_predictions"} | theirs}
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        # In every command, though only `fit` needs them: an experiment's file stands behind any -c.
         parser.add_class_arguments(Run, "run")
         parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
         parser.set_defaults(
             {
                 "checkpoint.monitor": "val/elbo",
                 "checkpoint.mode": "max",
-                "checkpoint.save_last": True,
                 "checkpoint.filename": "best",
                 "checkpoint.enable_version_counter": False,
             }
@@ -90,12 +91,13 @@ class CLI(LightningCLI):
         if section.model.image_shape is None:
             data_parser = ArgumentParser()
             data_parser.add_class_arguments(ImageData, "data")
-            data = data_parser.instantiate(Namespace(data=section.data)).data
-            section.model.image_shape, section.model.levels = list(data.image_shape), data.levels
+            images = data_parser.instantiate(Namespace(data=section.data)).data
+            section.model.image_shape, section.model.levels = list(images.image_shape), images.levels
         if not fitting:
             self.run_folder = folder_of(Path(section.ckpt_path))
-            section.trainer.logger, section.trainer.callbacks = False, None
-            section.trainer.enable_checkpointing = False
+            self._place_loggers(section, f"{self.run_folder.parent.name}/{self.run_folder.name}")
+            section.trainer.logger = section.trainer.logger or False
+            section.trainer.callbacks, section.trainer.enable_checkpointing = None, False
             self._parser(self.subcommand).callback_keys = []
             self.save_config_callback = None
         elif section.trainer.fast_dev_run:
@@ -105,25 +107,46 @@ class CLI(LightningCLI):
 
     def _open_run(self, section: Namespace) -> None:
         """Finds or makes the run's folder, and gives the loggers their place in it."""
+        check_training(section)
         recorded = section.clone()
         recorded.ckpt_path = None
         text = self._parser(self.subcommand).dump(recorded, skip_none=False)
         if section.ckpt_path is not None and section.run.name is None:
             checkpoint = Path(section.ckpt_path)
             self.run_folder, self.until = folder_of(checkpoint), read_checkpoint(checkpoint)["global_step"]
+            last = (
+                find_checkpoint(checkpoint.parent.parent, prefer="last") if self._is_in_run(checkpoint) else checkpoint
+            )
+            if read_checkpoint(last)["global_step"] > self.until:
+                raise ValueError(
+                    f"{checkpoint}: expected the run's last checkpoint, got one of step {self.until}, from which the "
+                    f"run has gone on: give {last} to go on with it, or --run.name to begin another run from here."
+                )
         else:
             self.run_folder = claim(section.run)
         os.environ[INHERITED] = str(self.run_folder)
-        self.save_config_kwargs = {"folder": self.run_folder, "text": text}
+        self.save_config_kwargs = {"folder": self.run_folder, "text": text, "command": self.given}
+        self._place_loggers(section, f"{section.run.experiment}/{self.run_folder.name}")
+
+    @staticmethod
+    def _is_in_run(checkpoint: Path) -> bool:
+        return checkpoint.parent.name == "checkpoints"
+
+    def _place_loggers(self, section: Namespace, name: str) -> None:
+        """W&B's files go into the run's folder, and every command of one run into one run there."""
+        assert self.run_folder is not None
         for logger in _as_list(section.trainer.logger):
             if logger.class_path.endswith("WandbLogger"):
                 logger.init_args.save_dir = str(self.run_folder)
-                logger.init_args.name = logger.init_args.name or f"{section.run.experiment}/{self.run_folder.name}"
+                logger.init_args.name = logger.init_args.name or name
                 logger.init_args.id = wandb_id(self.run_folder)
                 logger.init_args.resume = "allow"
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         if self.run_folder is not None and self.subcommand == "fit":
+            # The monitored callback's own `last` is written only beside a new best: a kill would lose what came since.
+            last = ModelCheckpoint(filename="last", save_on_train_epoch_end=True, enable_version_counter=False)
+            self.trainer_defaults["callbacks"] = [last]
             self.model.config = yaml.safe_load(self.save_config_kwargs["text"])
             loggers = _as_list(self.config_init[self.subcommand].trainer.logger)
             kwargs["logger"] = [CSVHistory(self.run_folder, self.until), *loggers]
@@ -158,6 +181,8 @@ class CLI(LightningCLI):
             print(f"kept: {self.run_folder / 'test.json'}")
 
     def predict(self, **kwargs: Any) -> None:
+        if self.trainer.world_size > 1:
+            raise ValueError(f"predict: expected one process, got {self.trainer.world_size}: set --trainer.devices 1.")
         batches = self.trainer.predict(return_predictions=True, **kwargs)
         assert self.run_folder is not None
         assert batches
@@ -168,7 +193,7 @@ class CLI(LightningCLI):
         writer.writerows([i, *row] for i, row in enumerate(zip(*scores.values(), strict=True)))
         path = self.run_folder / "predictions.csv"
         write_atomically(path, text.getvalue())
-        print(f"ELBO, rate and distortion of {len(scores['elbo'])} test images: {path}")
+        print(f"{', '.join(scores)} of {len(scores['distortion'])} test images, nats: {path}")
 
 
 def _as_list(logger: Any) -> list[Any]:
@@ -176,6 +201,22 @@ def _as_list(logger: Any) -> list[Any]:
     if isinstance(logger, list):
         return logger
     return [] if logger is None or isinstance(logger, bool) else [logger]
+
+
+def check_training(section: Namespace) -> None:
+    """Raises ValueError where nothing would be trained, or one checkpoint would overwrite another."""
+    epochs = section.trainer.max_epochs
+    done = 0 if section.ckpt_path is None else read_checkpoint(Path(section.ckpt_path))["epoch"] + 1
+    if epochs is not None and epochs != -1 and done >= epochs:
+        raise ValueError(
+            f"--trainer.max_epochs {epochs}: expected more than the {done} epochs that are done, or nothing is left to "
+            "train."
+        )
+    if section.checkpoint.save_top_k not in (0, 1) and section.checkpoint.filename == "best":
+        raise ValueError(
+            f"--checkpoint.save_top_k {section.checkpoint.save_top_k}: expected names that differ, got the one name "
+            "`best`: add --checkpoint.filename '{epoch}'."
+        )
 
 
 def wandb_id(folder: Path) -> str:
@@ -195,11 +236,13 @@ def run(given: list[str]) -> int:
     torch.set_flush_denormal(True)  # an activation near zero costs a CPU a hundred times an ordinary one
     strict = {"exit_on_error": False, "allow_abbrev": False}  # errors come here; a misspelt flag is no abbreviation
     before = sys.argv
+    if os.getcwd() not in sys.path:  # a configuration may name a user's own module, as with python -m
+        sys.path.insert(0, os.getcwd())
     try:
         with checkpoint_config(given) as full:
             sys.argv = [sys.argv[0], *full]
             CLI(
-                given[0],
+                given,
                 Experiment,
                 ImageData,
                 trainer_class=CommandTrainer,
@@ -215,7 +258,9 @@ def run(given: list[str]) -> int:
     except USERS_ERRORS as error:
         if os.environ.get(TRACEBACK):
             raise
-        print(f"error: {error}", file=sys.stderr)
+        classes = [name for slot in (*SLOTS, data) for name in vars(slot) if name[0].isupper()]
+        said = explain(error, classes) if isinstance(error, ArgumentError) else error
+        print(f"error: {said}", file=sys.stderr)
         return 1
     finally:
         sys.argv = before

@@ -42,6 +42,7 @@ class CommandTrainer(Trainer):
             output: file to write, .png for a picture, .npy for the integer images (N, C, H, W); null means samples.png
                 in the run's folder.
         """
+        require_some("num_samples", num_samples)
         trained = self._trained(model)
         file = output_file(output, Path(ckpt_path), "samples.png", (*PICTURES, ".npy"))
         parts: list[Tensor] = []
@@ -49,8 +50,9 @@ class CommandTrainer(Trainer):
             px = trained.sample(min(datamodule.eval_batch_size, num_samples - start))
             parts.append((px.mean if mean else px.sample()).cpu())
         images = torch.cat(parts)
-        if file.suffix == ".npy":
-            write_array(file, lambda stream: np.save(stream, images.round().to(torch.uint8).numpy()))
+        if file.suffix == ".npy":  # a Gaussian also draws what is darker than black
+            levels = images.round().clamp(0, trained.levels - 1).to(torch.uint8)
+            write_array(file, lambda stream: np.save(stream, levels.numpy()))
         else:
             save_picture(grid(images, max(1, round(num_samples**0.5)), trained.levels), file)
         print(f"{num_samples} samples: {file}")
@@ -73,6 +75,7 @@ class CommandTrainer(Trainer):
             output: file to write, .png for a picture, .npz for the arrays `image` and `reconstruction`; null means
                 reconstructions.png in the run's folder.
         """
+        require_some("num_images", num_images)
         trained = self._trained(model)
         file = output_file(output, Path(ckpt_path), "reconstructions.png", (*PICTURES, ".npz"))
         self._read(model, datamodule)
@@ -124,6 +127,12 @@ class CommandTrainer(Trainer):
     def _read(self, model: Experiment, data: ImageData) -> None:
         data.check_matches(model.image_shape, model.levels)
         data.setup()
+
+
+def require_some(name: str, count: int) -> None:
+    """Raises ValueError where nothing is asked for."""
+    if count < 1:
+        raise ValueError(f"--{name}: expected at least 1, got {count}.")
 
 
 def output_file(output: str | None, checkpoint: Path, default: str, suffixes: tuple[str, ...]) -> Path:

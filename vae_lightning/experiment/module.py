@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 import vae_lightning
 from vae_lightning.core import Batch, LatentModel, Objective, Shape
 from vae_lightning.data import ImageData
+from vae_lightning.experiment.run import follow_moved_run
 from vae_lightning.metrics import Evaluation
 
 RECORD = "vae_lightning"
@@ -51,6 +53,8 @@ class Experiment(LightningModule):
         super().__init__()
         if image_shape is None or levels is None:
             raise ValueError("Experiment: expected image_shape and levels, got none: take them from the data.")
+        if test_samples < 0:
+            raise ValueError(f"model.test_samples: expected at least 0, got {test_samples}.")
         self.image_shape, self.levels = tuple(image_shape), levels
         self.latent_model = latent_model(self.image_shape, levels)
         if channels_last:
@@ -65,6 +69,7 @@ class Experiment(LightningModule):
         self.results: dict[str, tuple[float, float]] = {}
         """Of the last pass: name -> (mean, standard error over images)."""
         self._seed = 0
+        self._resettle = False
 
     # -- set-up --------------------------------------------------------------------------------------------------------
 
@@ -85,7 +90,7 @@ class Experiment(LightningModule):
                 self._setup_fit(data)
 
     def _setup_fit(self, data: ImageData) -> None:
-        self._seed = torch.initial_seed()
+        self._seed = data.seed = self.trainer.strategy.broadcast(torch.initial_seed())
         train = data.splits["train"].image
         some = train[:: max(1, len(train) // INIT_IMAGES)]
         batch = data.on_after_batch_transfer({"image": some}, 0)
@@ -103,8 +108,9 @@ class Experiment(LightningModule):
         self.latent_model.train()
 
     def on_train_start(self) -> None:
+        self._resettle_optimizers()
         last, steps = self.objective.last_scheduled_step, self.trainer.estimated_stepping_batches
-        if last > steps:
+        if last >= steps:  # the steps are 0..steps-1
             rank_zero_warn(
                 f"the objective's schedule ends at step {last}, but training stops at {int(steps)}: the last model "
                 "will not have been trained on the objective it is named after. Shorten the schedule or train longer."
@@ -124,7 +130,8 @@ class Experiment(LightningModule):
                 "a finite number. The checkpoint of the epoch before is kept; lower the learning rate, set "
                 "--trainer.gradient_clip_val, or look for NaN in the data."
             )
-        if self.global_step % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+        every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
+        if every and self.global_step % every == 0:
             logs = {f"train/{name}": value.item() for name, value in loss.logs.items()}
             logs["train/loss"] = loss.value.item()
             logs["optim/lr"] = self.trainer.optimizers[0].param_groups[0]["lr"]
@@ -177,9 +184,12 @@ class Experiment(LightningModule):
         torch.manual_seed(1)
 
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
-        """Scores of each image, nats, (B,): the less probable an image, the lower its ELBO."""
+        """Scores of each image, nats, (B,): the less probable an image, the lower its ELBO. An autoencoder, which has
+        no rate, gives its distortion."""
         trace = self.latent_model.trace(batch)
         rate, distortion = trace.kl(), -trace.log_likelihood(batch["image"])
+        if trace.is_point_mass:
+            return {"distortion": distortion}
         return {"elbo": -(rate + distortion), "rate": rate, "distortion": distortion}
 
     # -- checkpoints ---------------------------------------------------------------------------------------------------
@@ -190,8 +200,30 @@ class Experiment(LightningModule):
             "config": self.config,
             "image_shape": list(self.image_shape),
             "levels": self.levels,
-            "seed": self._seed,
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self._seed = checkpoint.get(RECORD, {}).get("seed", self._seed)
+        """Takes note of what was said of the optimiser then; lets a run that was moved keep its best checkpoint."""
+        before = (checkpoint.get(RECORD, {}).get("config") or {}).get("model", {})
+        now = (self.config or {}).get("model", {})
+        self._resettle = any(before.get(key) != now.get(key) for key in ("optimizer", "lr_scheduler"))
+        follow_moved_run(checkpoint, self.trainer)
+
+    def _resettle_optimizers(self) -> None:
+        """After a resume with other settings of optimiser or schedule: both go on as if these had held from the start,
+        the optimiser with its moments."""
+        if not self._resettle:
+            return
+        self._resettle = False
+        restored = self.trainer.lr_scheduler_configs
+        fresh = self.configure_optimizers()
+        optimizer = fresh["optimizer"] if isinstance(fresh, dict) else fresh
+        if isinstance(fresh, dict) and restored and not hasattr(restored[0].scheduler, "monitor"):
+            scheduler = fresh["lr_scheduler"]["scheduler"]
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # no optimiser step comes between these
+                for _ in range(restored[0].scheduler.last_epoch):
+                    scheduler.step()
+            restored[0].scheduler.load_state_dict(scheduler.state_dict())
+        for group, new in zip(self.trainer.optimizers[0].param_groups, optimizer.param_groups, strict=True):
+            group.update({key: value for key, value in new.items() if key != "params"})

@@ -11,9 +11,10 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 from torchvision.utils import make_grid
 
-from vae_lightning.core import FromPrior, Given, LatentModel, PosteriorMean
+from vae_lightning.core import FromPrior, Given, LatentModel, PosteriorMean, Site
 from vae_lightning.data import ImageData
 from vae_lightning.experiment.module import Experiment
+from vae_lightning.objectives.elbo import kl_per_latent
 
 SMALLEST_SIDE = 56
 
@@ -36,8 +37,8 @@ def save_picture(picture: Tensor, path: Path) -> None:
 
 
 class Picture(Callback, ABC):
-    """One picture at the end of every `every_n_epochs`-th validation, on rank zero, of the same held-out images with
-    the same noise each time, so that two epochs compare.
+    """One picture at the end of every `every_n_epochs`-th epoch and of the last, on rank zero, of the same held-out
+    images with the same noise each time, so that two epochs compare.
 
     Args:
         every_n_epochs: how often.
@@ -59,7 +60,8 @@ class Picture(Callback, ABC):
         data: Any = getattr(trainer, "datamodule", None)
         if trainer.sanity_checking or not trainer.is_global_zero or not isinstance(data, ImageData):
             return
-        if not isinstance(pl_module, Experiment) or (trainer.current_epoch + 1) % self.every_n_epochs:
+        epoch = trainer.current_epoch + 1
+        if not isinstance(pl_module, Experiment) or (epoch % self.every_n_epochs and epoch != trainer.max_epochs):
             return
         image = held_out(data, self.num_images).to(pl_module.device)
         devices = [pl_module.device] if pl_module.device.type == "cuda" else []
@@ -71,9 +73,7 @@ class Picture(Callback, ABC):
         picture = grid(*drawn, levels=pl_module.levels)
         name = type(self).__name__.lower()
         if trainer.log_dir is not None:
-            save_picture(
-                picture, Path(trainer.log_dir) / "images" / name / f"epoch_{trainer.current_epoch + 1:04d}.png"
-            )
+            save_picture(picture, Path(trainer.log_dir) / "images" / name / f"epoch_{epoch:04d}.png")
         for logger in trainer.loggers:
             if hasattr(logger, "log_image"):
                 logger.log_image(f"{self.section}/{name}", [picture.float() / 255], step=trainer.global_step)
@@ -109,7 +109,7 @@ class PriorSamples(Picture):
 
 class Traversals(Picture):
     """Each row moves one latent of an image through +-3 of its standard deviations over images, the others held: the
-    latents whose posterior means vary most, the most informative ones, first.
+    most informative latents, of the largest rate, first.
 
     Args:
         every_n_epochs: how often.
@@ -125,15 +125,26 @@ class Traversals(Picture):
         self.rows, self.columns = rows, columns
 
     def draw(self, model: LatentModel, image: Tensor) -> tuple[Tensor, int] | None:
+        if len(image) < 2:
+            return None
         site = model.trace({"image": image}).sites[0]
         codes = site.q.mean
         scale, centre = codes.std(0), codes.mean(0)
-        latents = scale.argsort(descending=True)[: self.rows]
+        latents = self._information(site, scale).argsort(descending=True)[: self.rows]
         steps = torch.linspace(-3, 3, self.columns, device=codes.device)
         z = codes[0].repeat(len(latents), self.columns, 1)
         for row, latent in enumerate(latents):
             z[row, :, latent] = centre[latent] + steps * scale[latent]
         return model(Given({site.name: z.flatten(0, 1)}), {}).mean, self.columns
+
+    @staticmethod
+    def _information(site: Site, scale: Tensor) -> Tensor:
+        """The rate of each latent, (d,); the spread of its means where no rate comes apart by latents."""
+        try:
+            rate = kl_per_latent(site).mean(0)
+        except (ValueError, NotImplementedError):
+            return scale
+        return rate if torch.isfinite(rate).all() else scale
 
 
 class Interpolations(Picture):
@@ -146,8 +157,10 @@ class Interpolations(Picture):
         self.columns = columns
 
     def draw(self, model: LatentModel, image: Tensor) -> tuple[Tensor, int] | None:
-        site = model.trace({"image": image}).sites[0]
         pairs = len(image) // 2
+        if not pairs:
+            return None
+        site = model.trace({"image": image}).sites[0]
         start, end = site.q.mean[:pairs], site.q.mean[pairs : 2 * pairs]
         t = torch.linspace(0, 1, self.columns, device=image.device)[:, None]
         z = torch.lerp(start[:, None], end[:, None], t)  # (pairs, columns, d)
@@ -159,5 +172,8 @@ class Interpolations(Picture):
 def reconstruction_grid(model: LatentModel, image: Tensor) -> Tensor:
     """Rows of originals, each with the row of their reconstructions at the posterior's mean below it."""
     mean = model(PosteriorMean(), {"image": image}).mean
-    pairs = [torch.cat([image[i : i + 8], mean[i : i + 8]]) for i in range(0, len(image) - len(image) % 8, 8)]
-    return torch.cat(pairs) if pairs else torch.cat([image, mean])
+    if len(image) <= 8:
+        return torch.cat([image, mean])
+    missing = -len(image) % 8
+    image, mean = (torch.cat([part, part.new_zeros(missing, *part.shape[1:])]) for part in (image, mean))
+    return torch.stack([image.unflatten(0, (-1, 8)), mean.unflatten(0, (-1, 8))], 1).flatten(0, 2)

@@ -36,9 +36,10 @@ def _mean(values: Tensor) -> tuple[float, float]:
     return values.mean().item(), (values.std() / len(values) ** 0.5).item()
 
 
-def baselines(data: ImageData, latent_size: int) -> list[Row]:
-    """The independent-pixel model's code length, and PCA's squared error at the model's latent size."""
-    train, test = data.fixed("train").image, data.fixed("test").image
+def baselines(data: ImageData, images: int, latent_size: int) -> list[Row]:
+    """The independent-pixel model's code length, and PCA's squared error at the model's latent size, on the first
+    `images` test images."""
+    train, test = data.fixed("train").image, data.fixed("test").image[:images]
     mean, error = _mean(independent_pixels_nll(train, test, data.levels))
     scale = nats_per_bit_per_dim(test)
     rows: list[Row] = [
@@ -66,14 +67,15 @@ def write_report(experiment: Experiment, data: ImageData, folder: Path) -> str:
     for name, (mean, error) in experiment.results.items():
         label, unit = LABELS[name]
         rows.append((label.format(samples=experiment.test_samples), mean, error, unit))
-    base = baselines(data, experiment.evaluation.latent_size)
+    images = experiment.evaluation.images
+    base = baselines(data, images, experiment.evaluation.latent_size)
     content = {
-        "images": len(data.splits["test"]),
+        "images": images,
         "model": {name: {"mean": m, "standard_error": e} for name, (m, e) in experiment.results.items()},
         "test_samples": experiment.test_samples,
         "baselines": [{"what": w, "mean": m, "standard_error": e, "unit": u} for w, m, e, u in base],
     }
-    write_atomically(folder / "test.json", json.dumps(content, indent=1))
+    write_atomically(folder / "test.json", json.dumps(content, indent=1).replace("NaN", "null"))
     return table(rows + base)
 
 

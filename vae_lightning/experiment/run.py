@@ -8,7 +8,6 @@ import os
 import platform
 import shutil
 import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,7 @@ import vae_lightning
 INHERITED = "VAE_LIGHTNING_RUN"
 """Environment variable through which a distributed run's other processes learn the folder that the first one chose."""
 HIGHER_IS_BETTER = ("val/elbo",)
-LOWER_IS_BETTER = ("val/bits_per_dim", "val/rate", "val/distortion", "train/loss")
+LOWER_IS_BETTER = ("val/bits_per_dim", "train/loss")
 
 
 @dataclass
@@ -51,6 +50,11 @@ def claim(run: Run) -> Path:
     """
     if inherited := os.environ.get(INHERITED):
         return Path(inherited)
+    for key, value in (("experiment", run.experiment), ("name", run.name or "1")):
+        if Path(value).name != value or value in (".", ".."):
+            raise ValueError(
+                f"--run.{key}: expected the name of a folder, got {value!r}; --run.root says where it lies."
+            )
     parent = Path(run.root).expanduser() / run.experiment
     parent.mkdir(parents=True, exist_ok=True)
     if run.name is not None:
@@ -80,11 +84,37 @@ def newest_run(run: Run, everywhere: bool = False) -> Path:
         FileNotFoundError: there is none.
     """
     root = Path(run.root).expanduser()
-    pattern = "*/*/checkpoints" if everywhere else f"{run.experiment}/{run.name or '*'}/checkpoints"
-    found = sorted(root.glob(pattern), key=lambda folder: folder.stat().st_mtime)
+    pattern = f"{'*' if everywhere else run.experiment}/{run.name or '*'}/checkpoints"
+    found = [folder.parent for folder in root.glob(pattern)]
     if not found:
         raise FileNotFoundError(f"--ckpt_path last: expected a run with checkpoints in {root / pattern}, got none.")
-    return found[-1].parent
+    return max(found, key=age)
+
+
+def age(run: Path) -> float:
+    """When a run last wrote a checkpoint: what makes one run newer than another. 0 where it never did."""
+    return max((file.stat().st_mtime for file in (run / "checkpoints").glob("*.ckpt")), default=0.0)
+
+
+def follow_moved_run(checkpoint: dict[str, Any], trainer: Trainer) -> None:
+    """Lets the checkpoint callback of a run that goes on in its own folder, wherever that is now, know its best
+    checkpoint again: Lightning forgets it when the folder is not called as it was."""
+    if trainer.ckpt_path is None or trainer.checkpoint_callback is None:
+        return
+    here = Path(trainer.ckpt_path).resolve().parent
+    now = getattr(trainer.checkpoint_callback, "dirpath", None)
+    if now is None or Path(now).resolve() != here:
+        return  # a new run that begins with another's weights
+    for state in checkpoint["callbacks"].values():
+        if not isinstance(state, dict) or "dirpath" not in state:
+            continue
+
+        def moved(path: str) -> str:
+            return str(Path(now) / Path(path).name) if path else path
+
+        state.update({key: moved(state[key]) for key in ("best_model_path", "last_model_path", "kth_best_model_path")})
+        state["best_k_models"] = {moved(path): score for path, score in state["best_k_models"].items()}
+        state["dirpath"] = now
 
 
 def folder_of(checkpoint: Path) -> Path:
@@ -128,7 +158,17 @@ class CSVHistory(CSVLogger):
         self.experiment.save()
 
 
-def environment() -> dict[str, Any]:
+def keep_earlier(path: Path, text: str) -> None:
+    """Puts a file of other content aside as name.1.suffix, name.2.suffix, ..., in the order of the run's starts."""
+    if not path.is_file() or path.read_text() == text:
+        return
+    number = 1
+    while (aside := path.with_name(f"{path.stem}.{number}{path.suffix}")).exists():
+        number += 1
+    path.rename(aside)
+
+
+def environment(command: list[str]) -> dict[str, Any]:
     """What else the numbers depend on: code, versions, machine."""
 
     def git(*words: str) -> str | None:
@@ -144,22 +184,24 @@ def environment() -> dict[str, Any]:
         "python": platform.python_version(),
         "threads": torch.get_num_threads(),
         "cuda": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-        "command": sys.argv[1:],
+        "command": command,
     }
 
 
 class RecordRun(SaveConfigCallback):
-    """Writes config.yaml and run.json (git commit, versions, data split) into the run's folder; tells the loggers."""
+    """Writes config.yaml and run.json (git commit, versions, data split) into the run's folder; tells the loggers. What
+    an earlier start of the run wrote is kept beside it."""
 
-    def __init__(self, parser: Any, config: Any, folder: Path, text: str) -> None:
+    def __init__(self, parser: Any, config: Any, folder: Path, text: str, command: list[str]) -> None:
         super().__init__(parser, config, overwrite=True, save_to_log_dir=False)
-        self.folder, self.text = folder, text
+        self.folder, self.text, self.command = folder, text, command
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         text = self.text
-        record = {**environment(), "data": trainer.datamodule.record()}  # type: ignore[attr-defined]
-        write_atomically(self.folder / "config.yaml", text)
-        write_atomically(self.folder / "run.json", json.dumps(record, indent=1))
+        record = {**environment(self.command), "data": trainer.datamodule.record()}  # type: ignore[attr-defined]
+        for name, content in (("config.yaml", text), ("run.json", json.dumps(record, indent=1))):
+            keep_earlier(self.folder / name, content)
+            write_atomically(self.folder / name, content)
         summary = {key: value for key, value in record.items() if key != "data"}
         split = {key: value for key, value in record["data"].items() if key != "val_index"}
         for logger in trainer.loggers:

@@ -16,10 +16,9 @@ def independent_pixels_nll(train: Tensor, test: Tensor, levels: int) -> Tensor:
         levels: how many.
     """
     nll = torch.zeros(len(test), dtype=torch.float64)
-    flat_train, flat_test = train.flatten(1).long(), test.flatten(1).long()
-    for i in range(flat_train.shape[1]):
-        counts = torch.bincount(flat_train[:, i], minlength=levels).double() + 1
-        nll -= (counts / counts.sum()).log()[flat_test[:, i]]
+    for seen, asked in zip(train.flatten(1).unbind(1), test.flatten(1).unbind(1), strict=True):
+        counts = torch.bincount(seen, minlength=levels).double() + 1
+        nll -= (counts / counts.sum()).log()[asked.long()]
     return nll
 
 

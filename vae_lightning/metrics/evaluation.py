@@ -24,12 +24,14 @@ class Evaluation:
     def __init__(self, model: LatentModel, levels: int, device: torch.device) -> None:
         self.model, self.levels, self.device = model, levels, device
         self.latent_size = 0  # latents an image, as the last batch had them
+        self.images = 0  # how many were measured, over all processes; known once `results` has gathered them
         self._means: dict[str, MeanWithError] = {}
 
     def results(self) -> dict[str, tuple[float, float]]:
         """Name -> (mean, standard error over images), over all processes."""
-        computed = {name: metric.compute() for name, metric in self._means.items()}
-        return {name: (mean.item(), error.item()) for name, (mean, error) in computed.items()}
+        estimates = {name: metric.compute() for name, metric in self._means.items()}
+        self.images = max((int(estimate.images) for estimate in estimates.values()), default=0)
+        return {name: (e.mean.item(), e.standard_error.item()) for name, e in estimates.items()}
 
     def bound(self, batch: Batch) -> Trace:
         """ELBO, rate and distortion by one posterior sample an image, nats; bits/dim where images are discrete. An

@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 from torchmetrics import Metric
+
+
+class Estimate(NamedTuple):
+    """float64 scalars; the standard error is nan for a single image."""
+
+    mean: Tensor
+    standard_error: Tensor
+    images: Tensor
 
 
 class MeanWithError(Metric):
@@ -27,8 +37,8 @@ class MeanWithError(Metric):
         self.total_square += value.square().sum()
         self.count += value.numel()
 
-    def compute(self) -> tuple[Tensor, Tensor]:
-        """(mean, standard error), float64; the error is nan for a single image."""
+    def compute(self) -> Estimate:
+        """Over all images of all processes."""
         mean = self.total / self.count
         variance = (self.total_square - self.count * mean.square()) / (self.count - 1)
-        return mean, (variance.clamp_min(0) / self.count).sqrt()
+        return Estimate(mean, (variance.clamp_min(0) / self.count).sqrt(), self.count)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from torch import Tensor, nn
 
 from vae_lightning.nets.base import Net, Shape
-from vae_lightning.nets.mlp import glorot
+from vae_lightning.nets.mlp import glorot, require_widths
 
 
 class ResidualBlock(nn.Module):
@@ -57,6 +57,7 @@ class ConvEncoder(Net):
         hidden: int = 256,
         activation: Callable[[], nn.Module] = nn.SiLU,
     ) -> None:
+        require_widths("ConvEncoder.channels", channels, at_least=1)
         super().__init__(in_shape, image_shape)
         widths = [in_shape[0], *channels]
         layers: list[nn.Module] = []
@@ -98,6 +99,7 @@ class ConvDecoder(Net):
         hidden: int = 256,
         activation: Callable[[], nn.Module] = nn.SiLU,
     ) -> None:
+        require_widths("ConvDecoder.channels", channels, at_least=1)
         super().__init__(in_shape, image_shape)
         _, height, width = image_shape
         sizes = stage_sizes((height, width), len(channels))[::-1]  # smallest first

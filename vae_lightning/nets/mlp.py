@@ -17,6 +17,12 @@ def glorot(layer: nn.Linear) -> nn.Linear:
     return layer
 
 
+def require_widths(name: str, widths: list[int], at_least: int = 0) -> None:
+    """Raises ValueError for fewer layers than `at_least`, or for a layer without a unit."""
+    if len(widths) < at_least or any(width < 1 for width in widths):
+        raise ValueError(f"{name}: expected {at_least} or more widths, each of at least 1, got {widths}.")
+
+
 class MLP(Net):
     """Fully connected layers over the flattened input. With `hidden=[]` the features are the input itself, so that the
     head alone makes a linear model.
@@ -41,6 +47,7 @@ class MLP(Net):
         dropout: float = 0.0,
         input_dropout: float = 0.0,
     ) -> None:
+        require_widths("MLP.hidden", hidden)
         super().__init__(in_shape, image_shape)
         widths = [math.prod(in_shape), *hidden]
         layers: list[nn.Module] = [nn.Flatten()]

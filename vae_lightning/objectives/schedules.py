@@ -22,10 +22,16 @@ def _require_steps(name: str, steps: int) -> None:
         raise ValueError(f"{name}: expected at least one step, got {steps}.")
 
 
+def _require_weights(name: str, *weights: float) -> None:
+    if min(weights) < 0:
+        raise ValueError(f"{name}: expected weights of at least 0, got {min(weights)}: a bound has no negative weight.")
+
+
 class Constant(Schedule):
     """The same weight at every step."""
 
     def __init__(self, value: float = 1.0) -> None:
+        _require_weights("Constant", value)
         self.value = value
 
     def __call__(self, step: int) -> float:
@@ -41,6 +47,7 @@ class Linear(Schedule):
 
     def __init__(self, steps: int, start: float = 0.0, end: float = 1.0) -> None:
         _require_steps("Linear.steps", steps)
+        _require_weights("Linear", start, end)
         self.steps, self.start, self.end = steps, start, end
 
     def __call__(self, step: int) -> float:
@@ -57,6 +64,7 @@ class Cyclical(Schedule):
 
     def __init__(self, steps: int, cycles: int = 4, ratio: float = 0.5, start: float = 0.0, end: float = 1.0) -> None:
         _require_steps("Cyclical.steps", steps)
+        _require_weights("Cyclical", start, end)
         if cycles < 1 or not 0 < ratio <= 1:
             raise ValueError(f"Cyclical: expected cycles >= 1 and 0 < ratio <= 1, got cycles={cycles}, ratio={ratio}.")
         self.steps, self.cycles, self.ratio, self.start, self.end = steps, cycles, ratio, start, end

@@ -1,0 +1,50 @@
+"""What is wrong with a configuration, in one sentence: jsonargparse tells the whole nest of types it looked for."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import pydoc
+import re
+from collections.abc import Iterable
+
+
+def _near(word: str, known: Iterable[str]) -> str:
+    match = difflib.get_close_matches(word, known, n=1)
+    return f" (did you mean {match[0]}?)" if match else ""
+
+
+def _settings(class_path: str) -> list[str]:
+    try:
+        return list(inspect.signature(pydoc.locate(class_path)).parameters)  # type: ignore[arg-type]
+    except (ValueError, TypeError, pydoc.ErrorDuringImport):
+        return []
+
+
+def explain(error: Exception, classes: Iterable[str]) -> str:
+    """One sentence: where, what was expected, what came.
+
+    Args:
+        error: what the parser raised.
+        classes: names that a configuration may use for the project's own classes.
+    """
+    text = str(error)
+    where = ".".join(re.findall(r'Parser key "([^"]+)"', text))
+    if found := re.search(r"Option '([^']+)' is not accepted", text):
+        option = found[1]
+        owner = re.search(r"class_path='([^']+)'", text[found.end() :])
+        settings = _settings(owner[1]) if owner else []
+        of = f" of {owner[1].rpartition('.')[2]}" if owner else ""
+        takes = f"; it takes {', '.join(settings)}" if settings else ""
+        return f"{where}.{option}: there is no setting {option!r}{of}{_near(option, settings)}{takes}."
+    if found := re.search(r"Expected a dot import path string: ([^\s.]+)", text):
+        return f"{where}: expected the name of a class, got {found[1]!r}, which there is not{_near(found[1], classes)}."
+    if found := re.search(r"Import path (\S+) does not correspond to a subclass of (\w+)", text):
+        return f"{where}: expected a class of kind {found[2]}, got {found[1]}, which is none."
+    if found := re.search(r"Expected '([^']+)' to be a subclass of <class '(\w+)'>", text):
+        return f"{where}: expected a class of kind {found[2]}, got {found[1]}, which is none."
+    if found := re.search(r"Expected a <class '(\w+)'>\. Got value: (.+?)(?:\. Got value|$)", text):
+        return f"{where}: expected {found[1]}, got {found[2]}."
+    if "unrecognized arguments" in text:
+        return f"{text}: expected options that the command has; COMMAND --help lists them."
+    return " ".join(text.split())
