@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import os
-import secrets
 import sys
 from pathlib import Path
 from typing import Any
@@ -25,18 +22,17 @@ from vae_lightning.experiment.arguments import checkpoint_config, quieten
 from vae_lightning.experiment.checkpoint import find_checkpoint, load_weights, read_checkpoint
 from vae_lightning.experiment.commands import CommandTrainer
 from vae_lightning.experiment.explain import explain
+from vae_lightning.experiment.loggers import CSVHistory, as_list, finish, place_wandb
 from vae_lightning.experiment.module import Experiment
-from vae_lightning.experiment.report import draw_curve, write_report
+from vae_lightning.experiment.report import draw_curve, write_predictions, write_report
 from vae_lightning.experiment.run import (
     INHERITED,
-    CSVHistory,
     RecordRun,
     Run,
     claim,
     drop_if_unused,
     folder_of,
     newest_run,
-    write_atomically,
 )
 
 SLOTS = (conditionals, models, nets, objectives, pictures, priors, progress)
@@ -95,7 +91,9 @@ class CLI(LightningCLI):
             section.model.image_shape, section.model.levels = list(images.image_shape), images.levels
         if not fitting:
             self.run_folder = folder_of(Path(section.ckpt_path))
-            self._place_loggers(section, f"{self.run_folder.parent.name}/{self.run_folder.name}")
+            place_wandb(
+                section.trainer.logger, self.run_folder, f"{self.run_folder.parent.name}/{self.run_folder.name}"
+            )
             section.trainer.logger = section.trainer.logger or False
             section.trainer.callbacks, section.trainer.enable_checkpointing = None, False
             self._parser(self.subcommand).callback_keys = []
@@ -114,9 +112,8 @@ class CLI(LightningCLI):
         if section.ckpt_path is not None and section.run.name is None:
             checkpoint = Path(section.ckpt_path)
             self.run_folder, self.until = folder_of(checkpoint), read_checkpoint(checkpoint)["global_step"]
-            last = (
-                find_checkpoint(checkpoint.parent.parent, prefer="last") if self._is_in_run(checkpoint) else checkpoint
-            )
+            moved_out = not (self.run_folder / "checkpoints").is_dir()
+            last = checkpoint if moved_out else find_checkpoint(self.run_folder, prefer="last")
             if read_checkpoint(last)["global_step"] > self.until:
                 raise ValueError(
                     f"{checkpoint}: expected the run's last checkpoint, got one of step {self.until}, from which the "
@@ -126,21 +123,7 @@ class CLI(LightningCLI):
             self.run_folder = claim(section.run)
         os.environ[INHERITED] = str(self.run_folder)
         self.save_config_kwargs = {"folder": self.run_folder, "text": text, "command": self.given}
-        self._place_loggers(section, f"{section.run.experiment}/{self.run_folder.name}")
-
-    @staticmethod
-    def _is_in_run(checkpoint: Path) -> bool:
-        return checkpoint.parent.name == "checkpoints"
-
-    def _place_loggers(self, section: Namespace, name: str) -> None:
-        """W&B's files go into the run's folder, and every command of one run into one run there."""
-        assert self.run_folder is not None
-        for logger in _as_list(section.trainer.logger):
-            if logger.class_path.endswith("WandbLogger"):
-                logger.init_args.save_dir = str(self.run_folder)
-                logger.init_args.name = logger.init_args.name or name
-                logger.init_args.id = wandb_id(self.run_folder)
-                logger.init_args.resume = "allow"
+        place_wandb(section.trainer.logger, self.run_folder, f"{section.run.experiment}/{self.run_folder.name}")
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         if self.run_folder is not None and self.subcommand == "fit":
@@ -148,7 +131,7 @@ class CLI(LightningCLI):
             last = ModelCheckpoint(filename="last", save_on_train_epoch_end=True, enable_version_counter=False)
             self.trainer_defaults["callbacks"] = [last]
             self.model.config = yaml.safe_load(self.save_config_kwargs["text"])
-            loggers = _as_list(self.config_init[self.subcommand].trainer.logger)
+            loggers = as_list(self.config_init[self.subcommand].trainer.logger)
             kwargs["logger"] = [CSVHistory(self.run_folder, self.until), *loggers]
         return super().instantiate_trainer(**kwargs)
 
@@ -167,10 +150,7 @@ class CLI(LightningCLI):
         if self.run_folder is None or not self.trainer.is_global_zero:
             return
         draw_curve(self.run_folder)
-        for logger in self.trainer.loggers:
-            finish = getattr(getattr(logger, "experiment", None), "finish", None)  # W&B's writes what it still holds
-            if finish is not None:
-                finish()
+        finish(self.trainer.loggers)
         print(f"run: {self.run_folder}\ntest it: vae-lightning test --ckpt_path {self.run_folder}")
 
     def test(self, **kwargs: Any) -> None:
@@ -186,21 +166,9 @@ class CLI(LightningCLI):
         batches = self.trainer.predict(return_predictions=True, **kwargs)
         assert self.run_folder is not None
         assert batches
-        scores = {name: torch.cat([batch[name] for batch in batches]).tolist() for name in batches[0]}
-        text = io.StringIO()
-        writer = csv.writer(text)
-        writer.writerow(["image", *scores])
-        writer.writerows([i, *row] for i, row in enumerate(zip(*scores.values(), strict=True)))
         path = self.run_folder / "predictions.csv"
-        write_atomically(path, text.getvalue())
-        print(f"{', '.join(scores)} of {len(scores['distortion'])} test images, nats: {path}")
-
-
-def _as_list(logger: Any) -> list[Any]:
-    """--trainer.logger is one, a list, a flag or nothing."""
-    if isinstance(logger, list):
-        return logger
-    return [] if logger is None or isinstance(logger, bool) else [logger]
+        names = write_predictions(batches, path)
+        print(f"{', '.join(names)} of each test image, nats: {path}")
 
 
 def check_training(section: Namespace) -> None:
@@ -217,14 +185,6 @@ def check_training(section: Namespace) -> None:
             f"--checkpoint.save_top_k {section.checkpoint.save_top_k}: expected names that differ, got the one name "
             "`best`: add --checkpoint.filename '{epoch}'."
         )
-
-
-def wandb_id(folder: Path) -> str:
-    """The run's id at W&B, made once, so that a resumed run goes on there too."""
-    path = folder / "wandb_id"
-    if not path.is_file():
-        write_atomically(path, secrets.token_hex(4))
-    return path.read_text()
 
 
 def run(given: list[str]) -> int:

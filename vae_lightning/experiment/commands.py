@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from torch import Tensor
 from vae_lightning.data import ImageData
 from vae_lightning.data.module import Split
 from vae_lightning.experiment.checkpoint import TrainedModel
+from vae_lightning.experiment.files import write_atomically
 from vae_lightning.experiment.module import Experiment
 from vae_lightning.experiment.pictures import grid, reconstruction_grid, save_picture
 from vae_lightning.experiment.run import folder_of
@@ -52,7 +52,7 @@ class CommandTrainer(Trainer):
         images = torch.cat(parts)
         if file.suffix == ".npy":  # a Gaussian also draws what is darker than black
             levels = images.round().clamp(0, trained.levels - 1).to(torch.uint8)
-            write_array(file, lambda stream: np.save(stream, levels.numpy()))
+            write_atomically(file, lambda stream: np.save(stream, levels.numpy()))
         else:
             save_picture(grid(images, max(1, round(num_samples**0.5)), trained.levels), file)
         print(f"{num_samples} samples: {file}")
@@ -83,7 +83,7 @@ class CommandTrainer(Trainer):
         if file.suffix == ".npz":
             batches = image.split(datamodule.eval_batch_size)
             mean = torch.cat([trained.reconstruct(part).mean.cpu() for part in batches])
-            write_array(file, lambda stream: np.savez(stream, image=image.to(torch.uint8), reconstruction=mean))
+            write_atomically(file, lambda stream: np.savez(stream, image=image.to(torch.uint8), reconstruction=mean))
         else:
             with torch.no_grad():
                 pairs = reconstruction_grid(trained.latent_model, image.to(self.strategy.root_device))
@@ -117,7 +117,7 @@ class CommandTrainer(Trainer):
         }
         if images.label is not None:
             arrays["label"] = images.label.numpy()
-        write_array(file, lambda stream: np.savez(stream, **arrays))
+        write_atomically(file, lambda stream: np.savez(stream, **arrays))
         print(f"codes of {len(images)} images of the {split} split, {arrays['mean'].shape[1]} latents: {file}")
 
     def _trained(self, model: Experiment) -> TrainedModel:
@@ -141,12 +141,3 @@ def output_file(output: str | None, checkpoint: Path, default: str, suffixes: tu
     if file.suffix not in suffixes:
         raise ValueError(f"--output {file}: expected a file that ends in {' or '.join(suffixes)}.")
     return file
-
-
-def write_array(file: Path, write: Callable[[Any], Any]) -> None:
-    """Whole or not at all."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    part = file.with_name(f".{file.name}.part")
-    with part.open("wb") as stream:
-        write(stream)
-    part.replace(file)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -15,7 +14,7 @@ from torch import Tensor, nn
 import vae_lightning
 from vae_lightning.core import Batch, LatentModel, Objective, Shape
 from vae_lightning.data import ImageData
-from vae_lightning.experiment.run import follow_moved_run
+from vae_lightning.experiment.resume import follow_moved_run, resettle
 from vae_lightning.metrics import Evaluation
 
 RECORD = "vae_lightning"
@@ -108,7 +107,9 @@ class Experiment(LightningModule):
         self.latent_model.train()
 
     def on_train_start(self) -> None:
-        self._resettle_optimizers()
+        if self._resettle:
+            self._resettle = False
+            resettle(self.trainer, self.configure_optimizers())
         last, steps = self.objective.last_scheduled_step, self.trainer.estimated_stepping_batches
         if last >= steps:  # the steps are 0..steps-1
             rank_zero_warn(
@@ -208,22 +209,3 @@ class Experiment(LightningModule):
         now = (self.config or {}).get("model", {})
         self._resettle = any(before.get(key) != now.get(key) for key in ("optimizer", "lr_scheduler"))
         follow_moved_run(checkpoint, self.trainer)
-
-    def _resettle_optimizers(self) -> None:
-        """After a resume with other settings of optimiser or schedule: both go on as if these had held from the start,
-        the optimiser with its moments."""
-        if not self._resettle:
-            return
-        self._resettle = False
-        restored = self.trainer.lr_scheduler_configs
-        fresh = self.configure_optimizers()
-        optimizer = fresh["optimizer"] if isinstance(fresh, dict) else fresh
-        if isinstance(fresh, dict) and restored and not hasattr(restored[0].scheduler, "monitor"):
-            scheduler = fresh["lr_scheduler"]["scheduler"]
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # no optimiser step comes between these
-                for _ in range(restored[0].scheduler.last_epoch):
-                    scheduler.step()
-            restored[0].scheduler.load_state_dict(scheduler.state_dict())
-        for group, new in zip(self.trainer.optimizers[0].param_groups, optimizer.param_groups, strict=True):
-            group.update({key: value for key, value in new.items() if key != "params"})

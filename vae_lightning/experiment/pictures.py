@@ -13,6 +13,7 @@ from torchvision.utils import make_grid
 
 from vae_lightning.core import FromPrior, Given, LatentModel, PosteriorMean, Site
 from vae_lightning.data import ImageData
+from vae_lightning.experiment.files import write_atomically
 from vae_lightning.experiment.module import Experiment
 from vae_lightning.objectives.elbo import kl_per_latent
 
@@ -30,10 +31,7 @@ def save_picture(picture: Tensor, path: Path) -> None:
     """Writes a PNG, whole or not at all."""
     from torchvision.io import encode_png
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part")
-    part.write_bytes(encode_png(picture).numpy().tobytes())
-    part.replace(path)
+    write_atomically(path, encode_png(picture).numpy().tobytes())
 
 
 class Picture(Callback, ABC):

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import math
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from vae_lightning.data import ImageData
+from vae_lightning.experiment.files import write_atomically
 from vae_lightning.experiment.module import Experiment
-from vae_lightning.experiment.run import write_atomically
 from vae_lightning.metrics import independent_pixels_nll, nats_per_bit_per_dim, pca_squared_error
 
 PCA_LIMIT = 4096
@@ -77,6 +79,17 @@ def write_report(experiment: Experiment, data: ImageData, folder: Path) -> str:
     }
     write_atomically(folder / "test.json", json.dumps(content, indent=1).replace("NaN", "null"))
     return table(rows + base)
+
+
+def write_predictions(batches: list[dict[str, Tensor]], path: Path) -> list[str]:
+    """Scores of each image as CSV, an image a row; returns the scores' names."""
+    scores = {name: torch.cat([batch[name] for batch in batches]).tolist() for name in batches[0]}
+    text = io.StringIO()
+    writer = csv.writer(text)
+    writer.writerow(["image", *scores])
+    writer.writerows([i, *row] for i, row in enumerate(zip(*scores.values(), strict=True)))
+    write_atomically(path, text.getvalue())
+    return list(scores)
 
 
 def draw_curve(folder: Path) -> Path | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 import platform
@@ -17,14 +16,13 @@ import yaml
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger
-from lightning.pytorch.utilities import rank_zero_only
 
 import vae_lightning
+from vae_lightning.experiment.files import write_atomically
+from vae_lightning.experiment.loggers import summarise_by_best
 
 INHERITED = "VAE_LIGHTNING_RUN"
 """Environment variable through which a distributed run's other processes learn the folder that the first one chose."""
-HIGHER_IS_BETTER = ("val/elbo",)
-LOWER_IS_BETTER = ("val/bits_per_dim", "train/loss")
 
 
 @dataclass
@@ -96,27 +94,6 @@ def age(run: Path) -> float:
     return max((file.stat().st_mtime for file in (run / "checkpoints").glob("*.ckpt")), default=0.0)
 
 
-def follow_moved_run(checkpoint: dict[str, Any], trainer: Trainer) -> None:
-    """Lets the checkpoint callback of a run that goes on in its own folder, wherever that is now, know its best
-    checkpoint again: Lightning forgets it when the folder is not called as it was."""
-    if trainer.ckpt_path is None or trainer.checkpoint_callback is None:
-        return
-    here = Path(trainer.ckpt_path).resolve().parent
-    now = getattr(trainer.checkpoint_callback, "dirpath", None)
-    if now is None or Path(now).resolve() != here:
-        return  # a new run that begins with another's weights
-    for state in checkpoint["callbacks"].values():
-        if not isinstance(state, dict) or "dirpath" not in state:
-            continue
-
-        def moved(path: str) -> str:
-            return str(Path(now) / Path(path).name) if path else path
-
-        state.update({key: moved(state[key]) for key in ("best_model_path", "last_model_path", "kth_best_model_path")})
-        state["best_k_models"] = {moved(path): score for path, score in state["best_k_models"].items()}
-        state["dirpath"] = now
-
-
 def folder_of(checkpoint: Path) -> Path:
     """The run that a checkpoint lies in, or the checkpoint's own folder where it was moved out of one."""
     return checkpoint.parent.parent if checkpoint.parent.name == "checkpoints" else checkpoint.parent
@@ -128,34 +105,6 @@ def drop_if_unused(folder: str | None) -> None:
         return
     if {file.name for file in path.iterdir()} <= {"config.yaml", "run.json", "wandb_id"}:
         shutil.rmtree(path)
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """No half-written file under a final name, whenever the process dies."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    part.write_text(text)
-    os.replace(part, path)
-
-
-class CSVHistory(CSVLogger):
-    """Lightning's CSV logger in a run's folder, keeping the rows of an earlier start of the same run up to `until`,
-    which Lightning's own deletes."""
-
-    def __init__(self, folder: Path, until: int | None = None) -> None:
-        super().__init__(save_dir=folder, name="", version="")
-        path = folder / "metrics.csv"
-        if until is None or not path.is_file():
-            return
-        with path.open(newline="") as file:
-            rows = [row for row in csv.DictReader(file) if int(float(row["step"])) < until]
-        path.unlink()
-        self._restore(rows)
-
-    @rank_zero_only
-    def _restore(self, rows: list[dict[str, Any]]) -> None:
-        self.experiment.metrics.extend(rows)
-        self.experiment.save()
 
 
 def keep_earlier(path: Path, text: str) -> None:
@@ -208,9 +157,4 @@ class RecordRun(SaveConfigCallback):
             if isinstance(logger, CSVLogger):
                 continue  # config.yaml says it
             logger.log_hyperparams({"config": yaml.safe_load(text), "environment": summary, "split": split})
-            define = getattr(getattr(logger, "experiment", None), "define_metric", None)
-            if define is not None:
-                for name in HIGHER_IS_BETTER:
-                    define(name, summary="max")
-                for name in LOWER_IS_BETTER:
-                    define(name, summary="min")
+            summarise_by_best(logger)
