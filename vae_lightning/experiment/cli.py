@@ -163,7 +163,7 @@ class CLI(LightningCLI):
     def predict(self, **kwargs: Any) -> None:
         if self.trainer.world_size > 1:
             raise ValueError(f"predict: expected one process, got {self.trainer.world_size}: set --trainer.devices 1.")
-        batches = self.trainer.predict(return_predictions=True, **kwargs)
+        batches: Any = self.trainer.predict(return_predictions=True, **kwargs)
         assert self.run_folder is not None
         assert batches
         path = self.run_folder / "predictions.csv"
