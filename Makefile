@@ -5,7 +5,7 @@ BIN := .venv/bin
 RUN := $(BIN)/vae-lightning
 STAMP := .venv/.installed
 
-.PHONY: help install demo test test-full lint format clean
+.PHONY: help install demo test test-full bench lint format clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -28,6 +28,14 @@ test: $(STAMP) ## Run the tests (minutes; the slow ones are left out)
 
 test-full: $(STAMP) ## Run all tests, the slow ones too
 	$(BIN)/python -m pytest -m ''
+
+bench: $(STAMP) ## Measure speed against a hand-written loop and the machine's limits (20 minutes); results in benchmarks/results
+	$(BIN)/python -m benchmarks.startup
+	$(BIN)/python -m benchmarks.data
+	$(BIN)/python -m benchmarks.likelihood
+	$(BIN)/python -m benchmarks.sampling
+	$(BIN)/python -m benchmarks.train mlp
+	$(BIN)/python -m benchmarks.train conv
 
 lint: $(STAMP) ## Check format, style, import contract and types
 	$(BIN)/ruff format --check .

@@ -13,6 +13,7 @@ from PIL import Image
 
 from tests.conftest import Generated
 from vae_lightning.data import CIFAR10, MNIST, BinarizedMNIST, Digits, FashionMNIST, ImageData, ImageFolder, Images
+from vae_lightning.data.batches import Batches, InMemory, binarize
 
 
 def loaded(source: object, **settings: object) -> ImageData:
@@ -64,6 +65,36 @@ def test_dynamic_binarisation_is_fresh_in_training_and_fixed_elsewhere() -> None
     counted = data.fixed("train").image
     assert set(counted.unique().tolist()) == {0, 1}
     assert torch.equal(counted, again.fixed("train").image)
+
+
+def test_binarising_has_the_probabilities_of_the_grey_levels() -> None:
+    """Every level of 256 against the exact binomial, the ends exactly; and neighbours are independent."""
+    image = torch.arange(256, dtype=torch.uint8).expand(20_000, 1, 1, 256)
+    ones = binarize(image, 256)[:, 0, 0].double()
+    p = torch.arange(256).double() / 255
+    assert ones[:, 0].sum() == 0
+    assert ones[:, 255].sum() == 20_000
+    z = (ones.mean(0) - p)[1:-1] / (p * (1 - p) / 20_000).sqrt()[1:-1]
+    assert z.abs().max() < 4.5
+    assert z.std() == pytest.approx(1, abs=0.15)
+    centred = (ones - p)[:, 1:-1] / (p * (1 - p)).sqrt()[1:-1]
+    for lag in range(1, 5):
+        assert (centred[:, lag:] * centred[:, :-lag]).mean().abs() < 5 / (20_000 * 250) ** 0.5
+    assert binarize(torch.tensor([0, 16], dtype=torch.uint8), 17).tolist() == [0, 1]
+
+
+def test_batches_are_dealt_out_to_processes() -> None:
+    images = InMemory(Images(torch.arange(11, dtype=torch.uint8).view(11, 1, 1, 1)))
+    for even, sizes in ((True, [4, 4, 4]), (False, [4, 4, 3])):
+        shares = [
+            Batches(images, 3, lambda: torch.arange(11), num_replicas=3, rank=rank, even=even) for rank in range(3)
+        ]
+        served = [torch.cat(list(share)) for share in shares]
+        assert [len(part) for part in served] == sizes
+        assert [len(share) for share in shares] == [len(list(share)) for share in shares]
+        everything = torch.cat(served).tolist()
+        assert set(everything) == set(range(11))
+        assert len(everything) == sum(sizes)
 
 
 def test_flips_only_in_training() -> None:

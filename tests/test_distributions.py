@@ -9,9 +9,16 @@ import pytest
 import scipy.integrate
 import scipy.stats
 import torch
-from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal, kl_divergence
+from torch.distributions import Bernoulli, Categorical, Independent, MixtureSameFamily, Normal, kl_divergence
 
-from vae_lightning.distributions import CategoricalLevels, ContinuousBernoulli, Delta, DiscretizedLogistic, Rescaled
+from vae_lightning.distributions import (
+    BinaryImage,
+    CategoricalLevels,
+    ContinuousBernoulli,
+    Delta,
+    DiscretizedLogistic,
+    Rescaled,
+)
 
 
 @pytest.mark.parametrize("levels", [2, 17, 256])
@@ -112,6 +119,26 @@ def test_continuous_bernoulli_is_torchs_where_that_is_right() -> None:
         rtol=1e-4,
         atol=1e-4,
     )
+
+
+@pytest.mark.parametrize("shape", [(7, 3, 1, 28, 28), (3, 1, 28, 28), (5, 3, 37, 53), (4, 1, 2, 3)])
+def test_binary_image_is_torchs_bernoulli(shape: tuple[int, ...]) -> None:
+    """Densities and gradients, with samples before the batch and without, at logits small and large."""
+    x = torch.bernoulli(torch.full(shape[-4:], 0.3))
+    for size in (0.1, 3.0, 40.0):
+        logits = (size * torch.randn(shape)).requires_grad_()
+        ours, oracle = BinaryImage(logits), Independent(Bernoulli(logits=logits.double()), 3)
+        torch.testing.assert_close(ours.log_prob(x).double(), oracle.log_prob(x.double()), rtol=1e-6, atol=1e-3)
+        gradients = [
+            torch.autograd.grad(d.log_prob(v).sin().sum(), logits)[0] for d, v in ((ours, x), (oracle, x.double()))
+        ]
+        torch.testing.assert_close(*gradients, rtol=1e-2, atol=5e-3)
+    assert ours.batch_shape == oracle.batch_shape
+    assert ours.event_shape == oracle.event_shape
+    torch.testing.assert_close(ours.mean.double(), oracle.mean)
+    torch.testing.assert_close(ours.variance.double(), oracle.variance)
+    assert ours.support.is_discrete
+    assert ours.sample((2,)).shape == (2, *shape)
 
 
 @pytest.mark.parametrize("value", [0.0, 255.0])

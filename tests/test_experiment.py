@@ -7,17 +7,20 @@ import json
 import math
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
 import torch
 import yaml
+from lightning.pytorch import Callback, LightningModule, Trainer
 
 from tests.conftest import GENERATED, REPOSITORY, generated_flags
 from vae_lightning import load_model
@@ -175,6 +178,41 @@ def test_a_resumed_run_takes_another_learning_rate_and_its_schedule(cli: Callabl
     assert lr[0] != 0.01
     command = json.loads(Path("runs/digits/a/run.json").read_text())["command"]
     assert command[:2] == ["fit", "--ckpt_path=runs/digits/a"]
+
+
+@pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="torch.compile needs a C++ compiler")
+def test_every_step_counts_clips_and_schedules(cli: Callable) -> None:
+    """What is left out of Lightning's loop leaves step count, clipping and callbacks at their work; compiled, too."""
+    probe = "--trainer.callbacks+=tests.test_experiment.Probe"
+    for flags in ([], ["--model.compile=true"]):
+        Probe.seen = []
+        clip = ["--trainer.gradient_clip_val=0.01", "--trainer.max_epochs=2", "--trainer.log_every_n_steps=1"]
+        name = "compiled" if flags else "eager"
+        run = [f"--run.name={name}", *flags]
+        done = cli("fit", "-c", DIGITS, "--trainer.callbacks=null", probe, *clip, *run)
+        assert done.status == 0, done.err
+        assert [step for step, _ in Probe.seen] == list(range(1, 41))
+        assert all(norm <= 0.01 * 1.001 for _, norm in Probe.seen)
+        assert torch.load(f"runs/digits/{name}/checkpoints/last.ckpt", weights_only=True)["global_step"] == 40
+        assert len([row for row in history(f"runs/digits/{name}") if row["train/loss"]]) == 40
+    eager, compiled = (history(f"runs/digits/{name}") for name in ("eager", "compiled"))
+    final = [[float(row["val/elbo"]) for row in rows if row["val/elbo"]][-1] for rows in (eager, compiled)]
+    assert final[0] == pytest.approx(final[1], abs=3)
+
+
+class Probe(Callback):
+    """The step and the gradient's norm after every step."""
+
+    seen: ClassVar[list[tuple[int, float]]] = []
+
+    def on_before_optimizer_step(
+        self, trainer: Trainer, module: LightningModule, optimizer: torch.optim.Optimizer
+    ) -> None:
+        self.optimizer = optimizer
+
+    def on_train_batch_end(self, trainer: Trainer, module: LightningModule, *args: object) -> None:
+        norms = [p.grad.norm() for group in self.optimizer.param_groups for p in group["params"]]
+        Probe.seen.append((trainer.global_step, torch.stack(norms).norm().item()))
 
 
 def test_a_moved_run_keeps_its_best_checkpoint(cli: Callable, tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ from vae_lightning.conditionals import (
     PointMass,
 )
 from vae_lightning.core import FromPosterior, FromPrior, Given, PosteriorMean
-from vae_lightning.metrics import log_prob
+from vae_lightning.metrics import log_prob, log_prob_curve
 from vae_lightning.models import VAE
 from vae_lightning.nets import MLP, ConvDecoder, ConvEncoder, GaussianNoise, Masking, SaltAndPepper
 from vae_lightning.objectives import ELBO, IWAE
@@ -302,6 +302,10 @@ def test_log_prob_does_not_depend_on_tiles() -> None:
     model, x, exact = linear_gaussian(optimal=True)
     for tile in (7, 64, 100_000):  # also tiles smaller than k, and k no multiple of it
         torch.testing.assert_close(log_prob(model, {"image": x}, 50, tile=tile), exact)
+        curve = log_prob_curve(model, {"image": x}, [1, 7, 50], tile=tile)
+        torch.testing.assert_close(curve[-1], exact)
+    with pytest.raises(ValueError, match="rising"):
+        log_prob_curve(model, {"image": x}, [5, 5])
     with pytest.raises(ValueError, match="at least 1"):
         log_prob(model, {"image": x}, 0)
 

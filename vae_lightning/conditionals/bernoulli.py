@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from torch import Tensor
-from torch.distributions import Bernoulli, Distribution, Independent
+from torch.distributions import Distribution, Independent
 
 from vae_lightning.conditionals.likelihood import Likelihood, mean_logit
 from vae_lightning.core import Shape
-from vae_lightning.distributions import ContinuousBernoulli, Rescaled
+from vae_lightning.distributions import BinaryImage, ContinuousBernoulli, Rescaled
 from vae_lightning.nets import MLP, NetFactory
 
 
@@ -26,7 +26,7 @@ class BernoulliLikelihood(Likelihood):
 
     def forward(self, context: Tensor) -> Distribution:
         logits = self.params(context).squeeze(-4)
-        return Independent(Bernoulli(logits=logits, validate_args=False), 3, validate_args=False)
+        return BinaryImage(logits)
 
     def init_from_data(self, image: Tensor) -> None:
         self.head.set_bias(0, mean_logit(image, self.levels))

@@ -4,55 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from lightning.pytorch import LightningDataModule
-from lightning.pytorch.overrides.distributed import UnrepeatedDistributedSampler
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler, SequentialSampler
+from torch.utils.data import DataLoader
 
+from vae_lightning.data.batches import Batches, InMemory, binarize, loader, shuffled
 from vae_lightning.data.source import Images, ImageSource, Shape
 
 Split = Literal["train", "val", "test"]
-
-
-class InMemory(Dataset[Any]):
-    """Serves whole batches by index: a sampler's list of indices becomes one indexing of one tensor."""
-
-    def __init__(self, images: Images) -> None:
-        self.images = images
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def __getitem__(self, index: int) -> dict[str, Tensor]:
-        return {name: value[0] for name, value in self.__getitems__([index]).items()}
-
-    def __getitems__(self, indices: list[int]) -> dict[str, Tensor]:
-        part = self.images[torch.as_tensor(indices)]
-        return {"image": part.image} if part.label is None else {"image": part.image, "label": part.label}
-
-
-class Shuffle(Sampler[int]):
-    """A new order each epoch that depends on the seed and the epoch alone: torch's own takes it from the global
-    generator, whose state a resumed run does not share with an unbroken one."""
-
-    def __init__(self, size: int, seed: int, epoch: Callable[[], int]) -> None:
-        self.size, self.seed, self.epoch = size, seed, epoch
-
-    def __len__(self) -> int:
-        return self.size
-
-    def __iter__(self) -> Iterator[int]:
-        generator = torch.Generator().manual_seed((1_000_003 * self.seed + self.epoch()) % 2**63)
-        yield from torch.randperm(self.size, generator=generator).tolist()
-
-
-def _as_it_is(batch: Any) -> Any:
-    return batch
 
 
 def find_root(root: str | None) -> Path:
@@ -170,34 +133,36 @@ class ImageData(LightningDataModule):
         """A split as it can be counted: the training images, too, binarised once where that is dynamic."""
         return self._fixed(self.splits[split], 3) if split == "train" else self.splits[split]
 
+    def transfer_batch_to_device(
+        self, batch: dict[str, Tensor], device: torch.device, dataloader_idx: int
+    ) -> dict[str, Tensor]:
+        """Batches are cut out on the device that trains: nothing is left to move."""
+        return {name: value.to(device) for name, value in batch.items()}
+
     def on_after_batch_transfer(self, batch: dict[str, Tensor], dataloader_idx: int) -> dict[str, Tensor]:
-        image = batch["image"].float()
+        image = batch["image"]
         if self.trainer is not None and self.trainer.training:
             if self.horizontal_flip:
                 flip = torch.rand(len(image), 1, 1, 1, device=image.device) < 0.5
                 image = torch.where(flip, image.flip(-1), image)
             if self.dynamic_binarization:
-                image = torch.bernoulli(image / (self.source.levels - 1))
-        return {**batch, "image": image}
+                image = binarize(image, self.source.levels)
+        return {**batch, "image": image.float()}
 
     def loader(self, split: Split, shuffle: bool = False) -> DataLoader[Any]:
-        """Batches of one split; the last one may be smaller, none is dropped."""
-        images = InMemory(self.splits[split])
-        return DataLoader(
+        """Batches of one split, on the device of this process; the last one may be smaller, none is dropped."""
+        trainer = self.trainer
+        images = InMemory(self.splits[split].to(trainer.strategy.root_device if trainer else torch.device("cpu")))
+        order = shuffled(len(images), self.seed, lambda: trainer.current_epoch if trainer else 0)
+        sampler = Batches(
             images,
-            batch_size=self.batch_size if split == "train" else self.eval_batch_size,
-            sampler=self._sampler(images, shuffle),
-            collate_fn=_as_it_is,
-            generator=torch.Generator(),  # its own, so that opening a loader takes nothing from the noise
+            self.batch_size if split == "train" else self.eval_batch_size,
+            order if shuffle else lambda: torch.arange(len(images)),
+            num_replicas=trainer.world_size if trainer else 1,
+            rank=trainer.global_rank if trainer else 0,
+            even=split == "train",
         )
-
-    def _sampler(self, images: InMemory, shuffle: bool) -> Sampler[int]:
-        if shuffle:  # several processes: Lightning deals this order out to them
-            return Shuffle(len(images), self.seed, lambda: self.trainer.current_epoch if self.trainer else 0)
-        if self.trainer is not None and self.trainer.world_size > 1:  # Lightning's own would count some images twice
-            rank = {"num_replicas": self.trainer.world_size, "rank": self.trainer.global_rank}
-            return UnrepeatedDistributedSampler(images, shuffle=False, **rank)
-        return SequentialSampler(images)
+        return loader(images, sampler)
 
     def train_dataloader(self) -> DataLoader[Any]:
         return self.loader("train", shuffle=True)

@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 Shape = tuple[int, ...]
@@ -23,6 +24,10 @@ class Images:
 
     def __getitem__(self, index: Tensor) -> Images:
         return Images(self.image[index], None if self.label is None else self.label[index])
+
+    def to(self, device: torch.device) -> Images:
+        """The images on a device; the same ones where they are there already."""
+        return Images(self.image.to(device), None if self.label is None else self.label.to(device))
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,10 @@
 """Densities that torch lacks. No nn.Module here, and no parameters: a density is a value."""
 
+from vae_lightning.distributions.binary_image import BinaryImage
 from vae_lightning.distributions.continuous_bernoulli import ContinuousBernoulli
 from vae_lightning.distributions.delta import Delta
 from vae_lightning.distributions.discretized_logistic import DiscretizedLogistic
 from vae_lightning.distributions.levels import CategoricalLevels
 from vae_lightning.distributions.rescaled import Rescaled
 
-__all__ = ["CategoricalLevels", "ContinuousBernoulli", "Delta", "DiscretizedLogistic", "Rescaled"]
+__all__ = ["BinaryImage", "CategoricalLevels", "ContinuousBernoulli", "Delta", "DiscretizedLogistic", "Rescaled"]

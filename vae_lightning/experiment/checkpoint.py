@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import zipfile
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -129,13 +130,18 @@ class TrainedModel(nn.Module):
             raise ValueError(
                 f"expected images of shape (B, {', '.join(map(str, self.image_shape))}), got {tuple(x.shape)}."
             )
-        x = x.float()
-        if not (x.min() >= 0 and x.max() <= self.levels - 1 and (x == x.round()).all()):
+        x = x.to(self.device)
+        whole = x.to(torch.uint8)  # a comparison with this finds fractions, nan, and what is below 0 or above 255
+        if not torch.equal(x, whole.to(x.dtype)) or whole.max() > self.levels - 1:
             raise ValueError(
                 f"expected images that hold the integers 0..{self.levels - 1}, got values between {x.min().item():g} "
                 f"and {x.max().item():g}: scale them to that range and round."
             )
-        return {"image": x.to(next(self.parameters()).device)}
+        return {"image": x.float()}
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.parameters()).device
 
     @torch.no_grad()
     def encode(self, x: Tensor) -> Distribution:
@@ -145,7 +151,7 @@ class TrainedModel(nn.Module):
     @torch.no_grad()
     def decode(self, z: Tensor) -> Distribution:
         """p(x|z) for z (*S, d): batch_shape S, over integer images."""
-        return self.latent_model(Given({"z": z.to(next(self.parameters()).device)}), {})
+        return self.latent_model(Given({"z": z.to(self.device)}), {})
 
     @torch.no_grad()
     def sample(self, num_samples: int) -> Distribution:
@@ -156,18 +162,19 @@ class TrainedModel(nn.Module):
         """
         if num_samples < 1:
             raise ValueError(f"num_samples: expected at least 1, got {num_samples}.")
-        if self.is_autoencoder():
+        if self.is_autoencoder:
             raise ValueError(
                 "expected a model with a prior that its codes follow, got an autoencoder (point-mass posterior), which "
                 "cannot be sampled: train a VAE (encoder GaussianPosterior, objective ELBO)."
             )
         return self.latent_model.sample({}, num_samples)
 
-    @torch.no_grad()
+    @cached_property
     def is_autoencoder(self) -> bool:
         """Whether the posterior is a point mass."""
-        blank: Batch = {"image": torch.zeros(1, *self.image_shape, device=next(self.parameters()).device)}
-        return self.latent_model.trace(blank).is_point_mass
+        with torch.no_grad():
+            blank: Batch = {"image": torch.zeros(1, *self.image_shape, device=self.device)}
+            return self.latent_model.trace(blank).is_point_mass
 
     @torch.no_grad()
     def reconstruct(self, x: Tensor) -> Distribution:

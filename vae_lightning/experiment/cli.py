@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser, Namespace
 from lightning.pytorch import Trainer
@@ -22,8 +21,10 @@ from vae_lightning.experiment.arguments import checkpoint_config, quieten
 from vae_lightning.experiment.checkpoint import find_checkpoint, load_weights, read_checkpoint
 from vae_lightning.experiment.commands import CommandTrainer
 from vae_lightning.experiment.explain import explain
+from vae_lightning.experiment.lean import NoProfiler, ask_cuda_directly, skip_idle_hooks
 from vae_lightning.experiment.loggers import CSVHistory, as_list, finish, place_wandb
 from vae_lightning.experiment.module import Experiment
+from vae_lightning.experiment.process import tune_process
 from vae_lightning.experiment.report import draw_curve, write_predictions, write_report
 from vae_lightning.experiment.run import (
     INHERITED,
@@ -132,8 +133,11 @@ class CLI(LightningCLI):
             self.trainer_defaults["callbacks"] = [last]
             self.model.config = yaml.safe_load(self.save_config_kwargs["text"])
             loggers = as_list(self.config_init[self.subcommand].trainer.logger)
+            kwargs["profiler"] = self.config_init[self.subcommand].trainer.profiler or NoProfiler()
             kwargs["logger"] = [CSVHistory(self.run_folder, self.until), *loggers]
-        return super().instantiate_trainer(**kwargs)
+        trainer = super().instantiate_trainer(**kwargs)
+        skip_idle_hooks(trainer.callbacks)  # type: ignore[attr-defined]
+        return trainer
 
     def after_instantiate_classes(self) -> None:
         """Loads the checkpoint's weights here, where another model's are refused by name."""
@@ -193,7 +197,8 @@ def run(given: list[str]) -> int:
     os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"  # Lightning loads checkpoints itself, and safely like this
     os.environ.pop(INHERITED, None) if "LOCAL_RANK" not in os.environ else None
     quieten()
-    torch.set_flush_denormal(True)  # an activation near zero costs a CPU a hundred times an ordinary one
+    tune_process()
+    ask_cuda_directly()
     strict = {"exit_on_error": False, "allow_abbrev": False}  # errors come here; a misspelt flag is no abbreviation
     before = sys.argv
     if os.getcwd() not in sys.path:  # a configuration may name a user's own module, as with python -m

@@ -2,7 +2,7 @@
 
 from vae_lightning.metrics.baselines import independent_pixels_nll, pca_squared_error
 from vae_lightning.metrics.evaluation import Evaluation, nats_per_bit_per_dim
-from vae_lightning.metrics.likelihood import log_prob
+from vae_lightning.metrics.likelihood import log_prob, log_prob_curve
 from vae_lightning.metrics.mean import MeanWithError
 
 __all__ = [
@@ -10,6 +10,7 @@ __all__ = [
     "MeanWithError",
     "independent_pixels_nll",
     "log_prob",
+    "log_prob_curve",
     "nats_per_bit_per_dim",
     "pca_squared_error",
 ]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+from collections.abc import Sequence
 from typing import cast
 
 import torch
@@ -10,9 +12,11 @@ from torch import Tensor
 
 from vae_lightning.core import Batch, LatentModel
 
+TILE_VALUES = 2**21
+"""Image values decoded at a time: enough for fast matrix products, and little enough for the caches."""
 
-@torch.no_grad()
-def log_prob(model: LatentModel, given: Batch, num_samples: int, tile: int = 2_048) -> Tensor:
+
+def log_prob(model: LatentModel, given: Batch, num_samples: int, tile: int | None = None) -> Tensor:
     """log (1/K sum_k p(x, z_k) / q(z_k|x)) for each image, nats, shape (B,): a lower bound of log p(x) in expectation
     that meets it as K grows (Burda et al. 2016, theorem 1).
 
@@ -20,19 +24,43 @@ def log_prob(model: LatentModel, given: Batch, num_samples: int, tile: int = 2_0
         model: in evaluation mode.
         given: a batch with "image" (B, C, H, W), integers.
         num_samples: K, any, also more than fits into memory at once.
-        tile: how many image-samples are decoded at a time: memory grows with it and not with K.
-            The encoder runs once for each tile of at most `tile` samples of an image.
+        tile: how many image-samples are decoded at a time; null lets the image's size decide.
     """
-    if num_samples < 1:
-        raise ValueError(f"num_samples: expected at least 1, got {num_samples}.")
-    images_at_once = max(1, tile // num_samples)
-    out = []
+    return log_prob_curve(model, given, [num_samples], tile)[0]
+
+
+@torch.no_grad()
+def log_prob_curve(model: LatentModel, given: Batch, ks: Sequence[int], tile: int | None = None) -> Tensor:
+    """`log_prob` for several K at once, shape (len(ks), B), by one pass over max(ks) samples: each K's estimate is made
+    of the first K of them.
+
+    Memory does not grow with K: samples are drawn in tiles, and only the running log-sum-exp is kept. The encoder runs
+    once a tile, for as many images as the tile holds.
+
+    Args:
+        model: in evaluation mode.
+        given: a batch with "image" (B, C, H, W), integers.
+        ks: rising numbers of samples.
+        tile: how many image-samples are decoded at a time; null lets the image's size decide.
+
+    Raises:
+        ValueError: no K, one below 1, or ks that do not rise.
+    """
+    if not ks or ks[0] < 1 or any(a >= b for a, b in itertools.pairwise(ks)):
+        raise ValueError(f"num_samples: expected at least 1, and rising where there are several, got {list(ks)}.")
+    tile = tile or max(1, TILE_VALUES // given["image"][0].numel())
+    images_at_once = max(1, tile // ks[-1])
+    curves = []
     for i in range(0, len(given["image"]), images_at_once):
         part = cast(Batch, {name: cast(Tensor, v)[i : i + images_at_once] for name, v in given.items()})
         total = part["image"].new_full((len(part["image"]),), -torch.inf)
-        for start in range(0, num_samples, tile):
-            trace = model.trace(part, min(tile, num_samples - start))
-            log_weight = trace.log_weight(part["image"])  # (K of the tile, images)
-            total = torch.logaddexp(total, log_weight.logsumexp(0))
-        out.append(total - math.log(num_samples))
-    return torch.cat(out)
+        curve, done = [], 0
+        for k in ks:
+            while done < k:
+                count = min(tile, k - done)
+                log_weight = model.trace(part, count).log_weight(part["image"])  # (count, images)
+                total = torch.logaddexp(total, log_weight.logsumexp(0))
+                done += count
+            curve.append(total - math.log(k))
+        curves.append(torch.stack(curve))
+    return torch.cat(curves, 1)

@@ -44,7 +44,7 @@ class VAE(LatentModel):
 
     def rescale(self, image: Tensor) -> Tensor:
         """Integers 0..levels-1 to [0, 1]: the encoder's door."""
-        return image / (self.levels - 1)
+        return image if self.levels == 2 else image / (self.levels - 1)
 
     def forward(self, draw: Draw, given: Batch) -> Distribution:
         x = given.get("image")

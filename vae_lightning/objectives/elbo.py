@@ -56,9 +56,9 @@ class ELBO(Objective):
     def last_scheduled_step(self) -> int:
         return self.beta.last_step
 
-    def _punished_kl(self, trace: Trace) -> Tensor:
+    def _punished(self, trace: Trace, rate: Tensor) -> Tensor:
         if not self.free_bits:
-            return trace.kl().mean()
+            return rate
         kl = [kl_per_latent(site).mean(0).clamp_min(self.free_bits).sum() for site in trace.sites]
         return torch.stack(kl).sum()
 
@@ -67,11 +67,11 @@ class ELBO(Objective):
         distortion = -trace.log_likelihood(batch["image"]).mean()
         rate = trace.kl().mean()
         beta = self.beta(step)
-        value = distortion + beta * self._punished_kl(trace)
+        value = distortion + beta * self._punished(trace, rate)
         logs = {
             "elbo": -(distortion + rate).detach(),
             "distortion": distortion.detach(),
             "rate": rate.detach(),
-            "beta": value.new_tensor(beta),
+            "beta": torch.tensor(beta),
         }
         return Loss(value, logs)

@@ -1,0 +1,102 @@
+"""Whole batches by index: one index_select on one uint8 tensor, on the device that trains."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, DistributedSampler
+
+from vae_lightning.data.source import Images
+
+Order = Callable[[], Tensor]
+"""() -> indices (N,) of an epoch."""
+
+
+class InMemory(Dataset[Any]):
+    """A tensor of indices (B,) -> {"image": (B, C, H, W) uint8, "label": (B,) where there are classes}."""
+
+    def __init__(self, images: Images) -> None:
+        self.images = images
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: Tensor) -> dict[str, Tensor]:
+        index = index.to(self.images.image.device, non_blocking=True)
+        batch = {"image": self.images.image.index_select(0, index)}
+        if self.images.label is not None:
+            batch["label"] = self.images.label.index_select(0, index)
+        return batch
+
+
+class Batches(DistributedSampler[Any]):
+    """Cuts an epoch's order into tensors of indices, this process's share of them. It is a DistributedSampler so that
+    Lightning leaves it as it is in several processes.
+
+    Args:
+        images: what is indexed.
+        batch_size: indices a batch; the last one may be smaller, none is dropped.
+        order: the order of an epoch.
+        num_replicas: how many processes share the images.
+        rank: which one this is.
+        even: repeat some images so that every process has as many, as training in lockstep needs; evaluation counts
+            each image once.
+    """
+
+    def __init__(
+        self, images: InMemory, batch_size: int, order: Order, num_replicas: int = 1, rank: int = 0, even: bool = False
+    ) -> None:
+        super().__init__(images, num_replicas=num_replicas, rank=rank, shuffle=False)
+        self.batch_size, self.order, self.even = batch_size, order, even
+
+    def share(self) -> int:
+        """How many images this process serves."""
+        size = len(self.dataset)  # type: ignore[arg-type]
+        return -(-size // self.num_replicas) if self.even else len(range(self.rank, size, self.num_replicas))
+
+    def __len__(self) -> int:
+        return -(-self.share() // self.batch_size)
+
+    def __iter__(self) -> Iterator[Tensor]:
+        order = self.order()
+        if self.even:
+            order = torch.cat([order, order[: -len(order) % self.num_replicas]])
+        yield from order[self.rank :: self.num_replicas].split(self.batch_size)
+
+
+def shuffled(size: int, seed: int, epoch: Callable[[], int]) -> Order:
+    """A new order each epoch that depends on the seed and the epoch alone: torch's own takes it from the global
+    generator, whose state a resumed run does not share with an unbroken one."""
+    return lambda: torch.randperm(size, generator=torch.Generator().manual_seed((1_000_003 * seed + epoch()) % 2**63))
+
+
+def loader(images: InMemory, sampler: Batches) -> DataLoader[Any]:
+    """Lightning's and torch's ordinary DataLoader, in this process: workers would cost more than they do."""
+    return DataLoader(
+        images,
+        batch_size=None,  # the sampler's items are whole batches
+        sampler=sampler,
+        collate_fn=_as_it_is,
+        generator=torch.Generator(),  # its own, so that opening a loader takes nothing from the noise
+    )
+
+
+def binarize(image: Tensor, levels: int) -> Tensor:
+    """1 with probability image / (levels - 1), for each value of (B, C, H, W) integers.
+
+    On a CPU and for 256 levels by comparison with 16 random bits a pixel, four pixels to a draw, which takes a sixth of
+    the time of torch.bernoulli: black and white are exact, and no probability is off by more than 2^-16.
+    """
+    if levels != 256 or image.device.type != "cpu" or image.dtype != torch.uint8:
+        return torch.bernoulli(image / (levels - 1))
+    draws = torch.empty(-(-image.numel() // 4), dtype=torch.int64).random_(-(2**63), None)  # all of the 64 bits
+    uniform = draws.view(torch.int16)[: image.numel()].clamp_max_(2**15 - 2).view(image.shape)
+    threshold = image.to(torch.int16).mul_(257).sub_(2**15)  # 65535 / 255 = 257; what overflows comes round again
+    return uniform < threshold
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch
