@@ -14,10 +14,11 @@ class BinaryMNIST(ImageSource):
 
     Args:
         padded: 32x32 instead, for convolutions.
+        share: which part of them, the first ones.
     """
 
-    def __init__(self, padded: bool = False) -> None:
-        self.padded = padded
+    def __init__(self, padded: bool = False, share: float = 1.0) -> None:
+        self.padded, self.share = padded, share
 
     @property
     def image_shape(self) -> tuple[int, ...]:
@@ -35,6 +36,7 @@ class BinaryMNIST(ImageSource):
         except FileNotFoundError:
             print("MNIST is not here: noise of its mean brightness instead, which takes as long")
             parts = [0.26 * torch.rand(count, 1, 28, 28, generator=generator) for count in (60_000, 10_000)]
+        parts = [part[: round(self.share * len(part))] for part in parts]
         train, test = (Images(self._pad(torch.bernoulli(part, generator=generator).to(torch.uint8))) for part in parts)
         return Splits(train, test, test)
 

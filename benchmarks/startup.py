@@ -62,6 +62,7 @@ def run() -> None:
                 "vae-lightning test, to its beginning": lambda: python(test),
             },
             "python -c 'import lightning'",
+            repeats=3,
         )
 
 

@@ -66,7 +66,7 @@ def run(name: str, repeats: int, epochs: int, *variants: tuple[str, tuple[str, .
     from benchmarks.images import BinaryMNIST
 
     tune_process()  # as the command line does
-    data = ImageData(BinaryMNIST(padded=name == "conv"), batch_size=128)
+    data = ImageData(BinaryMNIST(name == "conv", 0.15 if name == "conv" else 1.0), batch_size=128)
     data.setup()
     bounds: dict[str, list[float]] = {}
     first: dict[str, float] = {}

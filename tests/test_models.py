@@ -298,6 +298,22 @@ def test_objectives_are_their_bounds() -> None:
     assert loss.logs["iwae"].item() == pytest.approx(by_hand.item(), rel=1e-9)
 
 
+@pytest.mark.parametrize("likelihood", [BernoulliLikelihood, DiscretizedLogisticMixtureLikelihood])
+def test_densities_are_float32_under_mixed_precision(likelihood: type) -> None:
+    levels = 2 if likelihood is BernoulliLikelihood else 256
+    model = VAE((1, 28, 28), levels, likelihood=likelihood, latent_size=8)
+    x = torch.randint(0, levels, (64, 1, 28, 28)).float()
+    torch.manual_seed(0)
+    exact = ELBO()(model, {"image": x}, 0)
+    torch.manual_seed(0)
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = ELBO()(model, {"image": x}, 0)
+    assert mixed.value.dtype == torch.float32
+    assert mixed.value.item() == pytest.approx(exact.value.item(), rel=1e-3)
+    mixed.value.backward()
+    assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
+
+
 def test_log_prob_does_not_depend_on_tiles() -> None:
     model, x, exact = linear_gaussian(optimal=True)
     for tile in (7, 64, 100_000):  # also tiles smaller than k, and k no multiple of it

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from vae_lightning.core import Conditional, Shape
-from vae_lightning.nets import MLP, NetFactory
+from vae_lightning.nets import MLP, NetFactory, at_least_float32
 
 
 class ImageHead(nn.Module):
@@ -66,8 +66,7 @@ class Likelihood(Conditional):
 
     def params(self, z: Tensor) -> Tensor:
         """(*S, d) -> (*S, P, C, H, W)."""
-        out: Tensor = self.head(self.net(z))
-        return out
+        return at_least_float32(self.head(self.net(z)))
 
     def init_from_data(self, image: Tensor) -> None:
         """Starts the output biases at the training images' marginals: image (N, C, H, W), integers. Optional."""

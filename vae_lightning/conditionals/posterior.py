@@ -11,7 +11,7 @@ from torch.distributions import Distribution, Independent, Normal
 
 from vae_lightning.core import Conditional, Shape
 from vae_lightning.distributions import Delta
-from vae_lightning.nets import MLP, NetFactory
+from vae_lightning.nets import MLP, NetFactory, at_least_float32
 
 LOG_SCALE_BOUND = 7.0
 
@@ -44,8 +44,8 @@ class GaussianPosterior(Conditional):
 
     def forward(self, context: Tensor) -> Distribution:
         features = self.net(context)
-        scale = bounded_log_scale(self.log_scale(features)).exp()
-        return Independent(Normal(self.mu(features), scale, validate_args=False), 1, validate_args=False)
+        mu, raw = at_least_float32(self.mu(features)), at_least_float32(self.log_scale(features))
+        return Independent(Normal(mu, bounded_log_scale(raw).exp(), validate_args=False), 1, validate_args=False)
 
 
 class PointMass(Conditional):

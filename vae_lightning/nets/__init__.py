@@ -1,6 +1,6 @@
 """Tensor -> Tensor. No probability here, and any image size and channel count."""
 
-from vae_lightning.nets.base import Net, NetFactory, Shape
+from vae_lightning.nets.base import Net, NetFactory, Shape, at_least_float32
 from vae_lightning.nets.conv import ConvDecoder, ConvEncoder
 from vae_lightning.nets.corruption import GaussianNoise, Masking, SaltAndPepper
 from vae_lightning.nets.mlp import MLP
@@ -15,4 +15,5 @@ __all__ = [
     "NetFactory",
     "SaltAndPepper",
     "Shape",
+    "at_least_float32",
 ]

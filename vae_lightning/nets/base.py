@@ -6,9 +6,16 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 
+import torch
 from torch import Tensor, nn
 
 Shape = tuple[int, ...]
+
+
+def at_least_float32(x: Tensor) -> Tensor:
+    """What a density is made of: under bf16-mixed or 16-mixed precision the nets' outputs are carried back to float32,
+    since a sum over an image in eight bits of mantissa is off by whole nats."""
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
 class Net(nn.Module, ABC):
