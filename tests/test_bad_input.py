@@ -110,6 +110,7 @@ def test_missing_data(cli: Callable) -> None:
     refused(cli("fit", "-c", IMAGES, *FAST, "--data.source.path=nowhere"), "nowhere: expected a folder of images")
     Path("empty").mkdir()
     refused(cli("fit", "-c", IMAGES, *FAST, "--data.source.path=empty"), "expected images, got none")
+    assert not list(Path().glob("runs/*/*"))  # a run that never began leaves nothing
 
 
 def test_checkpoints(cli: Callable) -> None:
@@ -120,11 +121,13 @@ def test_checkpoints(cli: Callable) -> None:
     Path("short.ckpt").write_bytes(good.read_bytes()[:10_000])
     torch.save({"weights": torch.zeros(3)}, "other.ckpt")
     torch.save({**content, "extra": Path("unsafe")}, "unsafe.ckpt")
+    torch.save({**content, "vae_lightning": {**content["vae_lightning"], "config": {}}}, "empty.ckpt")
     damaged = bytearray(good.read_bytes())
     damaged[len(damaged) // 2] ^= 1  # one bit, in the middle of the weights
     Path("flipped.ckpt").write_bytes(damaged)
     for file, words in (
         ("flipped.ckpt", "is damaged"),
+        ("empty.ckpt", "expected a configuration with"),
         ("notes.txt", "expected a checkpoint that torch can load safely"),
         ("short.ckpt", "is damaged"),
         ("other.ckpt", "got a file of another program"),
@@ -166,4 +169,5 @@ def test_a_loss_that_is_no_number_stops_and_keeps_what_was_good(cli: Callable) -
 
 
 def test_generated_data_named_by_a_path_that_does_not_exist(cli: Callable) -> None:
-    refused(cli("fit", "-c", DIGITS, *FAST, f"--data.source={GENERATED}x"), "Generatedx")
+    refused(cli("fit", "-c", DIGITS, *FAST, f"--data.source={GENERATED}x"), "Generatedx", "data.source: expected the")
+    assert not list(Path().glob("runs/*/*"))

@@ -18,6 +18,7 @@ from vae_lightning.experiment.run import age
 from vae_lightning.metrics import log_prob
 
 REQUIRED = {"config", "image_shape", "levels"}
+SECTIONS = {"seed_everything", "model", "data", "trainer", "checkpoint", "run"}
 
 
 def find_checkpoint(path: str | Path, prefer: str = "best") -> Path:
@@ -80,6 +81,8 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
             f"{path}: expected a checkpoint that holds its configuration, got one of an Experiment built in Python: "
             "rebuild it there and use load_weights, or train it from a configuration file."
         )
+    if not isinstance(content[RECORD]["config"], dict) or not content[RECORD]["config"].keys() >= SECTIONS:
+        raise ValueError(f"{path}: expected a configuration with {sorted(SECTIONS)} in the checkpoint, got another.")
     return content
 
 

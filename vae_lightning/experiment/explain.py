@@ -39,6 +39,8 @@ def explain(error: Exception, classes: Iterable[str]) -> str:
         return f"{where}.{option}: there is no setting {option!r}{of}{_near(option, settings)}{takes}."
     if found := re.search(r"Expected a dot import path string: ([^\s.]+)", text):
         return f"{where}: expected the name of a class, got {found[1]!r}, which there is not{_near(found[1], classes)}."
+    if found := re.search(r"Problem with given class_path '([^']+)':\s*(.+?)(?:\. Got value|$)", text):
+        return f"{where}: expected the import path of a class, got {found[1]!r}, which cannot be imported ({found[2]})."
     if found := re.search(r"Import path (\S+) does not correspond to a subclass of (\w+)", text):
         return f"{where}: expected a class of kind {found[2]}, got {found[1]}, which is none."
     if found := re.search(r"Expected '([^']+)' to be a subclass of <class '(\w+)'>", text):
