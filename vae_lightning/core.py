@@ -89,7 +89,8 @@ class Trace:
 
     def kl(self) -> Tensor:
         """Sum over sites of KL(q || p) in nats (the rate)."""
-        return sum((site.kl() for site in self.sites), start=torch.zeros(()))
+        first, *others = (site.kl() for site in self.sites)
+        return sum(others, start=first)
 
     def log_weight(self, x: Tensor) -> Tensor:
         """log p(x, z) - log q(z|x) in nats, shape (B,) or (K, B): the importance weight of Burda et al. (2016)."""

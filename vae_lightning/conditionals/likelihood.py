@@ -32,7 +32,8 @@ class ImageHead(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         lead = features.shape[: features.dim() - len(self.features)]
-        out: Tensor = self.last(features.reshape(math.prod(lead), *self.features))
+        flat = features if len(lead) == 1 else features.reshape(math.prod(lead), *self.features)
+        out: Tensor = self.last(flat)
         return out.reshape(*lead, self.num_params, *self.image_shape)
 
     @torch.no_grad()

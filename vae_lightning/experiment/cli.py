@@ -21,7 +21,7 @@ from vae_lightning.experiment.arguments import checkpoint_config, quieten
 from vae_lightning.experiment.checkpoint import find_checkpoint, load_weights, read_checkpoint
 from vae_lightning.experiment.commands import CommandTrainer
 from vae_lightning.experiment.explain import explain
-from vae_lightning.experiment.lean import NoProfiler, ask_cuda_directly, skip_idle_hooks
+from vae_lightning.experiment.lean import ask_cuda_directly, use_lean_loop
 from vae_lightning.experiment.loggers import CSVHistory, as_list, finish, place_wandb
 from vae_lightning.experiment.module import Experiment
 from vae_lightning.experiment.process import tune_process
@@ -133,10 +133,9 @@ class CLI(LightningCLI):
             self.trainer_defaults["callbacks"] = [last]
             self.model.config = yaml.safe_load(self.save_config_kwargs["text"])
             loggers = as_list(self.config_init[self.subcommand].trainer.logger)
-            kwargs["profiler"] = self.config_init[self.subcommand].trainer.profiler or NoProfiler()
             kwargs["logger"] = [CSVHistory(self.run_folder, self.until), *loggers]
         trainer = super().instantiate_trainer(**kwargs)
-        skip_idle_hooks(trainer.callbacks)  # type: ignore[attr-defined]
+        use_lean_loop(trainer)
         return trainer
 
     def after_instantiate_classes(self) -> None:

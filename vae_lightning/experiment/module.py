@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -131,13 +132,13 @@ class Experiment(LightningModule):
 
     def on_train_epoch_start(self) -> None:
         # Order and noise depend on seed and epoch alone, so that a resumed run equals an unbroken one.
-        self._finite = torch.tensor(True, device=self.device)
+        self._loss_sum = torch.zeros((), device=self.device)  # finite as long as every loss was
         torch.manual_seed((self._seed + 1_000_003 * (self.current_epoch + 1) + 7_919 * self.global_rank) % 2**63)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         step, every = self.global_step, self.trainer.log_every_n_steps  # type: ignore[attr-defined]
         loss = self.loss(self.latent_model, batch, step)
-        self._finite = self._finite & torch.isfinite(loss.value)
+        self._loss_sum += loss.value.detach()
         logging = every > 0 and step % every == 0
         if logging or loss.value.device.type == "cpu":  # a GPU is not waited for at every step
             self._require_finite()
@@ -154,7 +155,7 @@ class Experiment(LightningModule):
         self._require_finite()
 
     def _require_finite(self) -> None:
-        if not self._finite:
+        if not math.isfinite(self._loss_sum.item()):
             raise FloatingPointError(
                 f"the loss became nan or infinite by step {self.global_step}, epoch {self.current_epoch}: expected a "
                 "finite number. The checkpoint of the epoch before is kept; lower the learning rate, set "

@@ -31,7 +31,7 @@ def save_picture(picture: Tensor, path: Path) -> None:
     """Writes a PNG, whole or not at all."""
     from torchvision.io import encode_png
 
-    write_atomically(path, encode_png(picture).numpy().tobytes())
+    write_atomically(path, encode_png(picture, compression_level=1).numpy().tobytes())
 
 
 class Picture(Callback, ABC):

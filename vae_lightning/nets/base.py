@@ -46,8 +46,9 @@ class Net(nn.Module, ABC):
                 f"{type(self).__name__} was built for inputs of shape {self.in_shape}, got {tuple(x.shape)}: "
                 "give images of the size that the model was trained on, or build the model for this size."
             )
-        out: Tensor = self.body(x.reshape(math.prod(lead), *self.in_shape))
-        return out.reshape(*lead, *self.out_shape)
+        if len(lead) == 1:
+            return self.body(x)
+        return self.body(x.reshape(math.prod(lead), *self.in_shape)).reshape(*lead, *self.out_shape)
 
 
 NetFactory = Callable[[Shape, Shape], Net]

@@ -67,11 +67,13 @@ class ELBO(Objective):
         distortion = -trace.log_likelihood(batch["image"]).mean()
         rate = trace.kl().mean()
         beta = self.beta(step)
-        value = distortion + beta * self._punished(trace, rate)
+        punished = self._punished(trace, rate)
+        value = distortion + (punished if beta == 1 else beta * punished)
+        distortion, rate = distortion.detach(), rate.detach()
         logs = {
-            "elbo": -(distortion + rate).detach(),
-            "distortion": distortion.detach(),
-            "rate": rate.detach(),
+            "elbo": -(distortion + rate),
+            "distortion": distortion,
+            "rate": rate,
             "beta": torch.tensor(beta),
         }
         return Loss(value, logs)

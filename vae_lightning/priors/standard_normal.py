@@ -17,11 +17,13 @@ class StandardNormal(Prior):
     """
 
     zero: Tensor
+    one: Tensor
 
     def __init__(self, latent_shape: Shape) -> None:
         super().__init__()
         self.register_buffer("zero", torch.zeros(tuple(latent_shape)), persistent=False)
+        self.register_buffer("one", torch.ones(tuple(latent_shape)), persistent=False)
 
     def forward(self, encoder: Conditional) -> Distribution:
-        normal = Normal(self.zero, torch.ones_like(self.zero), validate_args=False)
+        normal = Normal(self.zero, self.one, validate_args=False)
         return Independent(normal, self.zero.dim(), validate_args=False)
