@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol, TypedDict
 
-import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution, kl_divergence
 

@@ -82,7 +82,7 @@ class LeanEpochLoop(_TrainingEpochLoop):
         if self.restarting or not self._lean:
             super().advance(data_fetcher)
             return
-        trainer = self.trainer
+        trainer: Any = self.trainer
         batch, _, _ = next(data_fetcher)
         index = self.batch_idx + 1
         self.val_loop.restarting = False
@@ -105,8 +105,8 @@ class LeanEpochLoop(_TrainingEpochLoop):
 
     def _step(self, batch: Any, index: int) -> Tensor:
         """Loss, gradient and the optimiser's step; returns the loss."""
-        trainer, optimizer = self.trainer, self.trainer.optimizers[0]
-        module, strategy = trainer.lightning_module, trainer.strategy
+        trainer: Any = self.trainer
+        module, strategy, optimizer = trainer.lightning_module, trainer.strategy, trainer.optimizers[0]
         progress = self.automatic_optimization.optim_progress.optimizer
         result = torch.empty(())
 
