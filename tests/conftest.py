@@ -100,5 +100,7 @@ class Result:
 
 
 @pytest.fixture(autouse=True)
-def _seed() -> None:
+def _fresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same noise for each test, and nothing written where the tests were started."""
+    monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -265,6 +266,94 @@ def test_unreadable_files_are_named_and_skipped_if_wanted(folder: Path, capsys: 
     assert sum(len(part) for part in data.splits.values()) == 40
     assert "skipped" in (out := capsys.readouterr().out)
     assert "broken.png" in out
+
+
+# -- the cache of decoded images ---------------------------------------------------------------------------------------
+
+
+def counted(folder: Path, root: Path, **settings: Any) -> tuple[ImageData, list[str]]:
+    """The folder's images and the names of the files that had to be decoded for them."""
+    source, names = ImageFolder(str(folder), **settings), []
+    decode = source._decode
+    source._decode = lambda file, shape: names.append(file.name) or decode(file, shape)
+    return loaded(source, root=str(root), batch_size=8, val_size=8), names
+
+
+def test_a_folder_is_decoded_once_and_what_changed_again(folder: Path, tmp_path: Path) -> None:
+    plain, _ = counted(folder, tmp_path, cache=False)
+    first, decoded = counted(folder, tmp_path)
+    assert len(decoded) == 40
+    assert first.record() == plain.record()
+    for name, part in plain.splits.items():
+        assert torch.equal(first.splits[name].image, part.image)
+        assert torch.equal(first.splits[name].label, part.label)
+        assert first.splits[name].rows is not None  # mapped, not copied
+    again, decoded = counted(folder, tmp_path)
+    assert decoded == []
+    assert again.record() == plain.record()
+    paint(folder / "cat" / "03.png", value=77)
+    paint(folder / "dog" / "new.png", value=78)
+    (folder / "dog" / "04.png").unlink()
+    changed, decoded = counted(folder, tmp_path)
+    assert sorted(decoded) == ["03.png", "new.png"]
+    plain, _ = counted(folder, tmp_path, cache=False)
+    assert changed.record() == plain.record()
+    (place,) = (tmp_path / "cache").iterdir()
+    assert len(list(place.glob("*/pixels.u8"))) == 1  # the state before is gone
+    _, decoded = counted(folder, tmp_path, size=(4, 4))
+    assert len(decoded) == 40  # other settings, another cache
+
+
+def test_a_stopped_decoding_goes_on(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vae_lightning.data.cache.CHUNK", 8)
+    source = ImageFolder(str(folder))
+    decode = source._decode
+
+    def killed(file: Path, shape: tuple[int, ...]) -> Any:
+        if file == sorted(folder.rglob("*.png"))[20]:
+            raise KeyboardInterrupt
+        return decode(file, shape)
+
+    source._decode = killed
+    with pytest.raises(KeyboardInterrupt):
+        source.load(tmp_path, download=False)
+    data, decoded = counted(folder, tmp_path)
+    assert len(decoded) == 24  # two chunks of eight were there
+    assert data.record() == counted(folder, tmp_path, cache=False)[0].record()
+    (pixels,) = (tmp_path / "cache").rglob("pixels.u8")
+    pixels.write_bytes(pixels.read_bytes()[:100])  # cut off: not noticed by its name, but by its size
+    data, decoded = counted(folder, tmp_path)
+    assert len(decoded) == 40
+    assert data.record() == counted(folder, tmp_path, cache=False)[0].record()
+
+
+def test_without_a_place_for_the_cache_images_are_decoded_into_memory(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "cache").write_text("in the way")
+    data, decoded = counted(folder, tmp_path)
+    assert len(decoded) == 40
+    assert data.splits["train"].rows is None
+    assert "no cache of decoded images" in capsys.readouterr().out
+
+
+def test_unreadable_files_stay_known_in_the_cache(folder: Path, tmp_path: Path) -> None:
+    (folder / "cat" / "broken.png").write_bytes(b"no picture")
+    for expected in (41, 0):
+        data, decoded = counted(folder, tmp_path, skip_unreadable=True)
+        assert len(decoded) == expected
+        assert sum(len(part) for part in data.splits.values()) == 40
+    with pytest.raises(ValueError, match=r"1 of 41 files.*broken.png"):
+        counted(folder, tmp_path)
+
+
+def test_batches_of_a_mapped_folder(folder: Path, tmp_path: Path) -> None:
+    data, _ = counted(folder, tmp_path)
+    seen = [image for batch in data.loader("train", shuffle=True) for image in batch["image"]]
+    rows = {bytes(image.numpy()) for image in seen}
+    assert rows == {bytes(image.numpy()) for image in data.splits["train"].image}
+    assert len(seen) == len(data.splits["train"])
+    assert torch.equal(torch.cat(list(data.splits["train"].chunks(7))), data.splits["train"].image)
 
 
 def test_folders_that_are_none(tmp_path: Path) -> None:

@@ -25,8 +25,8 @@ class InMemory(Dataset[Any]):
         return len(self.images)
 
     def __getitem__(self, index: Tensor) -> dict[str, Tensor]:
-        index = index.to(self.images.image.device, non_blocking=True)
-        batch = {"image": self.images.image.index_select(0, index)}
+        index = index.to(self.images.stored.device, non_blocking=True)
+        batch = {"image": self.images.take(index)}
         if self.images.label is not None:
             batch["label"] = self.images.label.index_select(0, index)
         return batch

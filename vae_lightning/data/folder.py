@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
+import os
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +12,7 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
+from vae_lightning.data.cache import cached, decode_all
 from vae_lightning.data.source import Images, ImageSource, Shape, Splits
 
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}
@@ -32,6 +33,9 @@ class ImageFolder(ImageSource):
         channels: 1 for grey, 3 for RGB, 4 for RGBA.
         test_fraction: share of the images for test where there is no folder `test`.
         skip_unreadable: name and skip files that cannot be read, instead of refusing them.
+        cache: keep the decoded images, as bytes, below the folder of the data sets (cache/), so that only the first
+            start decodes them, and map them from there, so that they may be more than memory holds; false decodes them
+            into memory at each start.
     """
 
     def __init__(
@@ -42,6 +46,7 @@ class ImageFolder(ImageSource):
         channels: int = 3,
         test_fraction: float = 0.1,
         skip_unreadable: bool = False,
+        cache: bool = True,
     ) -> None:
         if channels not in MODES:
             raise ValueError(f"ImageFolder.channels: expected 1 (grey), 3 (RGB) or 4 (RGBA), got {channels}.")
@@ -52,20 +57,20 @@ class ImageFolder(ImageSource):
         self.path = Path(path).expanduser()
         self.size = None if size is None else (size[0], size[1])
         self.crop, self.channels = crop, channels
-        self.test_fraction, self.skip_unreadable = test_fraction, skip_unreadable
+        self.test_fraction, self.skip_unreadable, self.cache = test_fraction, skip_unreadable, cache
 
     def find(self, root: Path) -> None:
         if not self.path.exists() and (root / self.path).exists():
             self.path = root / self.path
 
-    @property
+    @cached_property
     def image_shape(self) -> Shape:
         if self.size is not None:
             return (self.channels, *self.size)
         folder = self.path / "train" if (self.path / "train").is_dir() else self.path
-        for file in list_images(folder):
+        for name in list_images(folder):
             try:
-                with Image.open(file) as opened:
+                with Image.open(folder / name) as opened:
                     picture = ImageOps.exif_transpose(opened)
                     return (self.channels, picture.height, picture.width)
             except UNREADABLE:
@@ -81,40 +86,64 @@ class ImageFolder(ImageSource):
         given = {name: self.path / name for name in ("train", "test", "val") if (self.path / name).is_dir()}
         if len(given) < 2 or "train" not in given:  # one folder, or something else that is called train
             given = {"train": self.path}
-        classes = class_names(given["train"])
+        listed = {part: list_images(folder) for part, folder in given.items()}
+        classes = class_names(listed["train"])
         parts: dict[str, Images] = {}
         for name, folder in given.items():
-            parts[name], files = self._read(folder, classes, shape)
+            parts[name], files = self._read(folder, listed[name], classes, shape, root / "cache")
             if "test" not in given and name == "train":
                 places = torch.tensor([name_hash(file) for file in files], dtype=torch.float64)
                 test = places < max(self.test_fraction, places.min().item() + 1e-12)  # one image at least
                 parts["test"], parts["train"] = parts["train"][test], parts["train"][~test]
         return Splits(**parts)
 
-    def _read(self, folder: Path, classes: list[str], shape: Shape) -> tuple[Images, list[str]]:
-        """The images and the names of their files below the folder."""
-        files = list_images(folder)
-        with ThreadPoolExecutor() as pool:  # Pillow decodes outside the interpreter lock
-            results = list(pool.map(lambda file: self._decode(file, shape), files))
-        bad = [result for result in results if isinstance(result, str)]
+    def _read(
+        self, folder: Path, files: list[str], classes: list[str], shape: Shape, caches: Path
+    ) -> tuple[Images, list[str]]:
+        """The images of the files that can be read, and these files' names."""
+        image, bad = self._pixels(folder, files, shape, caches)
         if bad and not self.skip_unreadable:
             raise ValueError(
-                f"{len(bad)} of {len(files)} files in {folder} cannot be read ({'; '.join(bad[:5])}): mend or remove "
-                "them, or skip them with --data.source.skip_unreadable true."
+                f"{len(bad)} of {len(files)} files in {folder} cannot be read ({'; '.join(list(bad.values())[:5])}): "
+                "mend or remove them, or skip them with --data.source.skip_unreadable true."
             )
-        for line in bad:
+        for line in bad.values():
             print(f"skipped: {line}")
-        good = [(file, result) for file, result in zip(files, results, strict=True) if isinstance(result, Tensor)]
+        good = [row for row in range(len(files)) if row not in bad]
         if not good:
             raise ValueError(f"{folder}: expected images, got only files that cannot be read.")
-        image = torch.stack([result for _, result in good])
-        names = [file.relative_to(folder).as_posix() for file, _ in good]
-        labels = [file.relative_to(folder).parts[0] if file.parent != folder else None for file, _ in good]
-        if not classes or None in labels:
-            return Images(image), names
-        if unknown := sorted({str(name) for name in labels} - set(classes)):
+        names = [files[row] for row in good]
+        label = self._labels(folder, [class_of(name) for name in names], classes)
+        rows = torch.tensor(good) if self.cache else None
+        return Images(image, label, rows), names
+
+    @staticmethod
+    def _labels(folder: Path, names: list[str | None], classes: list[str]) -> Tensor | None:
+        if not classes or None in names:
+            return None
+        if unknown := sorted({str(name) for name in names} - set(classes)):
             raise ValueError(f"{folder} has the class folders {unknown}, which the training images lack.")
-        return Images(image, torch.tensor([classes.index(str(name)) for name in labels])), names
+        number = {name: i for i, name in enumerate(classes)}
+        return torch.tensor([number[str(name)] for name in names])
+
+    def _pixels(self, folder: Path, files: list[str], shape: Shape, caches: Path) -> tuple[Tensor, dict[int, str]]:
+        """All images where there is a cache, the good ones where there is none; and what is wrong with the others."""
+
+        def decode(name: str) -> Tensor | str:
+            return self._decode(folder / name, shape)
+
+        if self.cache:
+            settings = {"crop": self.crop, "size": self.size}
+            name = f"{self.path.name}-{hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:8]}"
+            try:
+                return cached(caches / name, folder, files, shape, decode, settings)
+            except OSError as error:
+                print(f"no cache of decoded images ({error}): they are decoded into memory")
+                self.cache = False
+        results = decode_all(files, decode)
+        bad = {row: result for row, result in enumerate(results) if isinstance(result, str)}
+        good = [result for result in results if isinstance(result, Tensor)]
+        return torch.stack(good) if good else torch.empty(0, *shape), bad
 
     def _decode(self, file: Path, shape: Shape) -> Tensor | str:
         """(C, H, W) uint8, or what is wrong with the file."""
@@ -142,8 +171,8 @@ def name_hash(name: str) -> float:
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:6], "big") / 2**48
 
 
-def list_images(folder: Path) -> list[Path]:
-    """All images below a folder, sorted, by the suffixes that Pillow knows.
+def list_images(folder: Path) -> list[str]:
+    """Names of all images below a folder, relative to it, sorted, by the suffixes that Pillow knows.
 
     Raises:
         FileNotFoundError: no such folder.
@@ -154,19 +183,24 @@ def list_images(folder: Path) -> list[Path]:
             f"{folder}: expected a folder of images, got {'a file' if folder.exists() else 'nothing there'}: check "
             "--data.source.path."
         )
-    known = {suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN}
-    files = sorted(f for f in folder.rglob("*") if f.suffix.lower() in known and f.is_file() and not _hidden(f, folder))
-    if not files:
+    known = tuple(suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN)
+    names: list[str] = []
+    for place, folders, files in os.walk(folder, followlinks=True):  # a million names in seconds, where pathlib is slow
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        below = "" if (relative := os.path.relpath(place, folder)) == "." else f"{Path(relative).as_posix()}/"
+        names += [below + name for name in files if name.lower().endswith(known) and not name.startswith(".")]
+    if not names:
         raise ValueError(f"{folder}: expected images, got none with a suffix such as .png or .jpg in it or below it.")
-    return files
+    return sorted(names, key=lambda name: name.split("/"))
 
 
-def _hidden(file: Path, folder: Path) -> bool:
-    return any(part.startswith(".") for part in file.relative_to(folder).parts)
+def class_of(name: str) -> str | None:
+    """The sub-folder that an image lies in, if it lies in one."""
+    first, _, rest = name.partition("/")
+    return first if rest else None
 
 
-def class_names(folder: Path) -> list[str]:
-    """Names of the sub-folders that hold the images, sorted; empty where an image lies beside them."""
-    files: Iterable[Path] = list_images(folder)
-    parents = {file.relative_to(folder).parts[0] if file.parent != folder else "" for file in files}
-    return [] if "" in parents else sorted(parents)
+def class_names(names: list[str]) -> list[str]:
+    """The sub-folders that hold the images, sorted; empty where an image lies beside them."""
+    classes = {class_of(name) for name in names}
+    return [] if None in classes else sorted(name for name in classes if name is not None)

@@ -23,6 +23,14 @@ def find_root(root: str | None) -> Path:
     return Path(root or os.environ.get("VAE_LIGHTNING_DATA") or "data").expanduser()
 
 
+def sha256(images: Images) -> str:
+    """The beginning of the digest of all bytes."""
+    digest = hashlib.sha256()
+    for part in images.chunks():
+        digest.update(part.numpy().data)
+    return digest.hexdigest()[:16]
+
+
 class ImageData(LightningDataModule):
     """Training, validation and test images of one source, kept apart.
 
@@ -180,10 +188,7 @@ class ImageData(LightningDataModule):
         """What was split how, in plain data, with a digest of every split's bytes: two runs with equal records saw the
         same images."""
         sizes = {name: len(images) for name, images in self.splits.items()}
-        digests = {
-            name: hashlib.sha256(images.image.numpy().tobytes()).hexdigest()[:16]
-            for name, images in self.splits.items()
-        }
+        digests = {name: sha256(images) for name, images in self.splits.items()}
         return {
             "source": type(self.source).__name__,
             "image_shape": list(self.image_shape),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,20 +15,51 @@ Shape = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Images:
-    """image: (N, C, H, W) uint8 holding 0..levels-1; label: (N,) int64, or None where there are no classes."""
+    """Images, in memory or in a memory-mapped file that may be larger than it.
 
-    image: Tensor
+    Args:
+        stored: (M, C, H, W) uint8 holding 0..levels-1.
+        label: (N,) int64, or None where there are no classes.
+        rows: (N,) int64, which of the stored images these are, where `stored` is a file and not to be copied; None
+            for all of them in their order.
+    """
+
+    stored: Tensor
     label: Tensor | None = None
+    rows: Tensor | None = None
 
     def __len__(self) -> int:
-        return len(self.image)
+        return len(self.stored if self.rows is None else self.rows)
 
     def __getitem__(self, index: Tensor) -> Images:
-        return Images(self.image[index], None if self.label is None else self.label[index])
+        """Those at an index: a copy in memory, or other rows of the same file."""
+        label = None if self.label is None else self.label[index]
+        return Images(self.stored[index], label) if self.rows is None else Images(self.stored, label, self.rows[index])
+
+    def take(self, index: Tensor) -> Tensor:
+        """(B,) int64 -> (B, C, H, W) uint8, on the device where the images are."""
+        return self.stored.index_select(0, index if self.rows is None else self.rows.index_select(0, index))
+
+    def chunks(self, size: int = 4096) -> Iterator[Tensor]:
+        """All images in order, `size` at a time."""
+        rows = torch.arange(len(self), device=self.stored.device)
+        return (self.take(part) for part in rows.split(size))
+
+    @property
+    def image(self) -> Tensor:
+        """(N, C, H, W) uint8, all of them in memory."""
+        return self.stored if self.rows is None else self.stored[self.rows]
 
     def to(self, device: torch.device) -> Images:
-        """The images on a device; the same ones where they are there already."""
+        """The images on a device; the same ones where they are there already, or where a file would take more than
+        half of what the device has left."""
+        if self.stored.device == device or device.type == "cpu" or (self.rows is not None and not self._fit(device)):
+            return self
         return Images(self.image.to(device), None if self.label is None else self.label.to(device))
+
+    def _fit(self, device: torch.device) -> bool:
+        needed = len(self) * self.stored[0].numel()
+        return device.type != "cuda" or 2 * needed < torch.cuda.mem_get_info(device)[0]
 
 
 @dataclass(frozen=True)

@@ -79,7 +79,7 @@ class CommandTrainer(Trainer):
         trained = self._trained(model)
         file = output_file(output, Path(ckpt_path), "reconstructions.png", (*PICTURES, ".npz"))
         self._read(model, datamodule)
-        image = datamodule.splits[split].image[:num_images].float()
+        image = next(datamodule.splits[split].chunks(num_images)).float()
         if file.suffix == ".npz":
             batches = image.split(datamodule.eval_batch_size)
             mean = torch.cat([trained.reconstruct(part).mean.cpu() for part in batches])
@@ -110,7 +110,7 @@ class CommandTrainer(Trainer):
         file = output_file(output, Path(ckpt_path), "codes.npz", (".npz",))
         self._read(model, datamodule)
         images = datamodule.splits[split]
-        posteriors = [trained.encode(part) for part in images.image.split(datamodule.eval_batch_size)]
+        posteriors = [trained.encode(part) for part in images.chunks(datamodule.eval_batch_size)]
         arrays: dict[str, Any] = {
             "mean": torch.cat([q.mean.cpu() for q in posteriors]).numpy(),
             "scale": torch.cat([q.variance.sqrt().cpu() for q in posteriors]).numpy(),

@@ -61,7 +61,7 @@ class LeanEpochLoop(_TrainingEpochLoop):
         }
 
     @staticmethod
-    def _knows_all(trainer: Trainer) -> bool:
+    def _knows_all(trainer: Any) -> bool:
         """Whether all that happens in a step of this training is spelt out below."""
         precision = trainer.precision_plugin
         return (
@@ -69,7 +69,7 @@ class LeanEpochLoop(_TrainingEpochLoop):
             and (type(precision) is Precision or (type(precision) is MixedPrecision and precision.scaler is None))
             and type(trainer.profiler) is PassThroughProfiler
             and trainer.accumulate_grad_batches == 1
-            and isinstance(trainer.datamodule, LightningDataModule)  # type: ignore[attr-defined]
+            and isinstance(trainer.datamodule, LightningDataModule)
         )
 
     def _call(self, hook: str, *args: Any) -> None:

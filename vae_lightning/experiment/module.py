@@ -101,8 +101,8 @@ class Experiment(LightningModule):
         if self.compile_steps and self.device.type == "cpu":
             require_compiler()
         self._seed = data.seed = self.trainer.strategy.broadcast(torch.initial_seed())
-        train = data.splits["train"].image
-        some = train[:: max(1, len(train) // INIT_IMAGES)]
+        train = data.splits["train"]
+        some = train.take(torch.arange(0, len(train), max(1, len(train) // INIT_IMAGES)))
         batch = data.on_after_batch_transfer({"image": some}, 0)
         self.latent_model.init_from_data(batch["image"])
         self.latent_model.eval()

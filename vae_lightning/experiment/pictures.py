@@ -79,8 +79,8 @@ class Picture(Callback, ABC):
 
 def held_out(data: ImageData, count: int) -> Tensor:
     """`count` validation images, evenly spaced, (count, C, H, W) float32 integers."""
-    image = data.splits["val"].image
-    return image[torch.linspace(0, len(image) - 1, min(count, len(image))).long()].float()
+    images = data.splits["val"]
+    return images.take(torch.linspace(0, len(images) - 1, min(count, len(images))).long()).float()
 
 
 class Reconstructions(Picture):

@@ -41,15 +41,15 @@ def _mean(values: Tensor) -> tuple[float, float]:
 def baselines(data: ImageData, images: int, latent_size: int) -> list[Row]:
     """The independent-pixel model's code length, and PCA's squared error at the model's latent size, on the first
     `images` test images."""
-    train, test = data.fixed("train").image, data.fixed("test").image[:images]
-    mean, error = _mean(independent_pixels_nll(train, test, data.levels))
-    scale = nats_per_bit_per_dim(test)
+    train, test = data.fixed("train"), data.fixed("test")[torch.arange(images)]
+    mean, error = _mean(independent_pixels_nll(train.chunks(), test.chunks(), data.levels))
+    scale, values = nats_per_bit_per_dim(test.stored), test.stored[0].numel()
     rows: list[Row] = [
         ("independent pixels, -log p(x)", mean, error, "nats/image"),
         ("independent pixels, -log p(x)", mean / scale, error / scale, "bits/dim"),
     ]
-    if test[0].numel() <= PCA_LIMIT:
-        error_of_pca = pca_squared_error(train, test, data.levels, min(latent_size, test[0].numel()))
+    if values <= PCA_LIMIT:
+        error_of_pca = pca_squared_error(train.chunks(), test.chunks(), data.levels, min(latent_size, values))
         rows.append((f"PCA with {latent_size} components, squared error", *_mean(error_of_pca), "per image"))
     return rows
 

@@ -1,0 +1,116 @@
+"""Decoded images in a memory-mapped file: decoded once, and for sets that memory does not hold."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from filelock import FileLock
+from torch import Tensor
+
+Decode = Callable[[str], "Tensor | str"]
+"""A file's name -> (C, H, W) uint8, or what is wrong with it."""
+CHUNK = 1024
+"""Images between two notes of how far the decoding has come: what a kill may cost."""
+PIXELS, INDEX, DONE = "pixels.u8", "index.json", "done.json"
+
+
+def decode_all(files: Sequence[str], decode: Decode) -> list[Tensor | str]:
+    """Every file decoded, in order, on all cores: Pillow decodes outside the interpreter lock."""
+    with ThreadPoolExecutor() as pool:
+        return list(pool.map(decode, files))
+
+
+def cached(
+    place: Path, folder: Path, files: Sequence[str], shape: tuple[int, ...], decode: Decode, settings: Any
+) -> tuple[Tensor, dict[int, str]]:
+    """The images (N, C, H, W) of `files`, mapped from place/<key>/pixels.u8, and by row what is wrong with those that
+    cannot be read. Only what is new or has changed since the last time is decoded; a build that was stopped goes on.
+
+    Args:
+        place: folder of this set's cache; one process at a time builds there.
+        folder: where the images are.
+        files: their names below it, in order.
+        shape: (C, H, W).
+        decode: called for each file that is not there yet.
+        settings: plain data, whatever else decides what comes out of a file.
+
+    Raises:
+        OSError: the place cannot be written, or has no room.
+    """
+    listing = [[name, *_stamp(os.path.join(folder, name))] for name in files]
+    kind = json.dumps([settings, shape])
+    here = place / hashlib.sha256(json.dumps([kind, listing]).encode()).hexdigest()[:16]
+    place.mkdir(parents=True, exist_ok=True)
+    with FileLock(place / "lock"):
+        others = [path for path in place.iterdir() if path.is_dir() and path != here]
+        done, bad = _begin(here, kind, listing, len(files) * int(np.prod(shape)))
+        if done < len(files):
+            known = _known(others, kind, shape)
+            pixels = np.memmap(here / PIXELS, np.uint8, "r+", shape=(len(files), *shape))
+            for start in range(done, len(files), CHUNK):
+                rows = range(start, min(start + CHUNK, len(files)))
+                fresh = [row for row in rows if tuple(listing[row]) not in known]
+                for row, result in zip(fresh, decode_all([files[row] for row in fresh], decode), strict=True):
+                    if isinstance(result, str):
+                        bad[row] = result
+                    else:
+                        pixels[row] = result.numpy()
+                for row in set(rows) - set(fresh):
+                    pixels[row] = known[tuple(listing[row])]
+                pixels.flush()
+                _note(here, rows.stop, bad)
+            known.clear()
+        for other in others:
+            shutil.rmtree(other, ignore_errors=True)
+    mapped = np.memmap(here / PIXELS, np.uint8, "c", shape=(len(files), *shape))  # "c": nothing is written back
+    return torch.from_numpy(mapped), bad
+
+
+def _stamp(file: str) -> tuple[int, int]:
+    status = os.stat(file)
+    return status.st_size, status.st_mtime_ns
+
+
+def _begin(here: Path, kind: str, listing: list[list[Any]], size: int) -> tuple[int, dict[int, str]]:
+    """How many images are there, and which are bad; a file of another size than it should have counts for nothing."""
+    pixels = here / PIXELS
+    if (here / DONE).is_file() and pixels.is_file() and pixels.stat().st_size == size:
+        note = json.loads((here / DONE).read_text())
+        return note["done"], {int(row): what for row, what in note["bad"].items()}
+    if (free := shutil.disk_usage(here.parent).free) < size:
+        raise OSError(f"{here.parent} has {free / 2**20:.0f} MiB left, and the images need {size / 2**20:.0f}")
+    here.mkdir(exist_ok=True)
+    (here / INDEX).write_text(json.dumps([kind, listing]))
+    with pixels.open("wb") as file:
+        file.truncate(size)
+    _note(here, 0, {})
+    return 0, {}
+
+
+def _note(here: Path, done: int, bad: dict[int, str]) -> None:
+    part = here / f"{DONE}.part"
+    part.write_text(json.dumps({"done": done, "bad": bad}))
+    part.replace(here / DONE)
+
+
+def _known(others: list[Path], kind: str, shape: tuple[int, ...]) -> dict[tuple[Any, ...], np.ndarray]:
+    """(name, size, date) -> pixels, of earlier states of the same set."""
+    known: dict[tuple[Any, ...], np.ndarray] = {}
+    for other in others:
+        try:
+            (theirs, listing), note = json.loads((other / INDEX).read_text()), json.loads((other / DONE).read_text())
+            pixels = np.memmap(other / PIXELS, np.uint8, "r", shape=(len(listing), *shape))
+        except (OSError, ValueError):
+            continue  # not whole: decoded again
+        if theirs == kind:
+            known |= {tuple(listing[i]): pixels[i] for i in range(note["done"]) if str(i) not in note["bad"]}
+    return known
