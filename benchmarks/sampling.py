@@ -20,6 +20,7 @@ def run() -> None:
     model = burda()
     trained = TrainedModel(model, (1, 28, 28), 2).eval()
     image = torch.bernoulli(torch.full((COUNT, 1, 28, 28), 0.15))
+    whole = image.to(torch.uint8)  # as data sets hold them
 
     @torch.no_grad()
     def bare_decoder() -> None:
@@ -37,7 +38,7 @@ def run() -> None:
             _ = trained.sample(min(BATCH, COUNT - start)).mean
 
     def reconstructions() -> None:
-        for part in image.split(BATCH):
+        for part in whole.split(BATCH):
             _ = trained.reconstruct(part).mean
 
     per = ("images", float(COUNT))

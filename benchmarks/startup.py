@@ -14,7 +14,8 @@ from benchmarks.harness import compare, seconds
 
 HERE = Path(__file__).parent
 BEGIN = """
-import lightning.pytorch as pl, sys
+import gc, sys
+gc.disable()  # as main does before it imports anything heavy
 from vae_lightning.experiment import commands
 def stop(*args, **kwargs):
     sys.exit(0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gc
 import json
 import math
 import os
@@ -213,6 +214,7 @@ class Probe(Callback):
     def on_train_batch_end(self, trainer: Trainer, module: LightningModule, *args: object) -> None:
         norms = [p.grad.norm() for group in self.optimizer.param_groups for p in group["params"]]
         Probe.seen.append((trainer.global_step, torch.stack(norms).norm().item()))
+        assert gc.isenabled()  # off at the start only
 
 
 def test_a_moved_run_keeps_its_best_checkpoint(cli: Callable, tmp_path: Path) -> None:

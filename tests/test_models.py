@@ -316,9 +316,13 @@ def test_densities_are_float32_under_mixed_precision(likelihood: type) -> None:
 
 def test_log_prob_does_not_depend_on_tiles() -> None:
     model, x, exact = linear_gaussian(optimal=True)
+    calls: list[int] = []
+    model.encoder.register_forward_hook(lambda module, args, output: calls.append(len(args[0])))
     for tile in (7, 64, 100_000):  # also tiles smaller than k, and k no multiple of it
         torch.testing.assert_close(log_prob(model, {"image": x}, 50, tile=tile), exact)
+        calls.clear()
         curve = log_prob_curve(model, {"image": x}, [1, 7, 50], tile=tile)
+        assert sum(calls) == len(x)  # each image is encoded once
         torch.testing.assert_close(curve[-1], exact)
     with pytest.raises(ValueError, match="rising"):
         log_prob_curve(model, {"image": x}, [5, 5])

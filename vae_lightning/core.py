@@ -21,6 +21,7 @@ class Batch(TypedDict, total=False):
     image: Tensor  # (B, C, H, W) float32 holding the integers 0..levels-1
     label: Tensor  # (B,) int64
     text: Tensor  # (B, T) int64
+    encoded: Distribution  # what LatentModel.encoded made of the images, batch_shape (B,)
 
 
 class Conditional(nn.Module, ABC):
@@ -154,6 +155,11 @@ class LatentModel(nn.Module, ABC):
     @abstractmethod
     def forward(self, draw: Draw, given: Batch) -> Distribution:
         """Tells the story and returns p(x|z), a distribution over integer images with batch_shape S."""
+
+    def encoded(self, given: Batch) -> Batch:
+        """The batch with what depends on its images alone, for a model that would otherwise compute it again in each
+        of many stories about them. The batch as it is by default."""
+        return given
 
     def trace(self, given: Batch, num_samples: int | None = None) -> Trace:
         """The story with its latents drawn from their posteriors given the images."""

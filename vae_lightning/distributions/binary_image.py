@@ -10,8 +10,8 @@ from torch import Size, Tensor
 from torch.distributions import Distribution, constraints
 from torch.types import _size
 
-LARGEST_GROUP = 32
-"""How many factors between 1/2 and 1 share a logarithm: far from where float32 would underflow."""
+HALVINGS = 5
+"""Some 2^5 factors between 1/2 and 1 share a logarithm: far from where float32 would underflow."""
 
 
 class BinaryImage(Distribution):
@@ -57,7 +57,7 @@ class BinaryImage(Distribution):
         first = len(self.event_shape)
         logits, value = self.logits.flatten(-first), value.flatten(-first)
         if torch.is_grad_enabled() and logits.requires_grad:
-            value = value.expand_as(logits)
+            logits, value = torch.broadcast_tensors(logits, value)
             return -F.binary_cross_entropy_with_logits(logits, value, reduction="none").sum(-1)
         return _log_prob(logits, value)
 
@@ -67,7 +67,13 @@ def _log_prob(logits: Tensor, value: Tensor) -> Tensor:
     logarithm for each group of factors between 1/2 and 1."""
     sign = (2 * value).sub_(1)  # in place wherever it can be: a small model waits for memory, not for arithmetic
     margin = sign.mul_(logits) if sign.shape == logits.shape else sign * logits
-    size = margin.shape[-1]
-    groups = next(count for count in range(min(LARGEST_GROUP, size), 0, -1) if size % count == 0)
     below = margin.clamp_max(0).sum(-1)
-    return below + margin.abs_().sigmoid_().unflatten(-1, (groups, -1)).prod(-2).log_().sum(-1)
+    factors = margin.abs_().sigmoid_()
+    for _ in range(HALVINGS):
+        half = factors.shape[-1] // 2
+        if not half:
+            break
+        if factors.shape[-1] % 2:
+            factors[..., :1].mul_(factors[..., -1:])
+        factors = factors[..., :half].mul_(factors[..., half : 2 * half])
+    return below + factors.log().sum(-1)

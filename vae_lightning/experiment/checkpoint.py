@@ -135,7 +135,7 @@ class TrainedModel(nn.Module):
             )
         x = x.to(self.device)
         whole = x.to(torch.uint8)  # a comparison with this finds fractions, nan, and what is below 0 or above 255
-        if not torch.equal(x, whole.to(x.dtype)) or whole.max() > self.levels - 1:
+        if (x.dtype != torch.uint8 and not torch.equal(x, whole.to(x.dtype))) or whole.max() > self.levels - 1:
             raise ValueError(
                 f"expected images that hold the integers 0..{self.levels - 1}, got values between {x.min().item():g} "
                 f"and {x.max().item():g}: scale them to that range and round."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from pathlib import Path
@@ -140,6 +141,8 @@ class CLI(LightningCLI):
 
     def after_instantiate_classes(self) -> None:
         """Loads the checkpoint's weights here, where another model's are refused by name."""
+        gc.freeze()  # what is there by now stays: main() has left the collector off until here
+        gc.enable()
         if self.section.ckpt_path is None:
             return
         path = Path(self.section.ckpt_path)

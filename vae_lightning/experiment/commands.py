@@ -79,14 +79,14 @@ class CommandTrainer(Trainer):
         trained = self._trained(model)
         file = output_file(output, Path(ckpt_path), "reconstructions.png", (*PICTURES, ".npz"))
         self._read(model, datamodule)
-        image = next(datamodule.splits[split].chunks(num_images)).float()
+        image = next(datamodule.splits[split].chunks(num_images))
         if file.suffix == ".npz":
             batches = image.split(datamodule.eval_batch_size)
             mean = torch.cat([trained.reconstruct(part).mean.cpu() for part in batches])
-            write_atomically(file, lambda stream: np.savez(stream, image=image.to(torch.uint8), reconstruction=mean))
+            write_atomically(file, lambda stream: np.savez(stream, image=image, reconstruction=mean))
         else:
             with torch.no_grad():
-                pairs = reconstruction_grid(trained.latent_model, image.to(self.strategy.root_device))
+                pairs = reconstruction_grid(trained.latent_model, image.float().to(self.strategy.root_device))
             save_picture(grid(pairs, min(8, len(image)), trained.levels), file)
         print(f"{len(image)} images of the {split} split and their reconstructions: {file}")
 

@@ -4,6 +4,7 @@ at once."""
 from __future__ import annotations
 
 import difflib
+import gc
 import sys
 
 import vae_lightning
@@ -47,6 +48,11 @@ def main(args: list[str] | None = None) -> int:
         hint = f"did you mean {near[0]}?" if near else f"choose from {', '.join(COMMANDS)}; options come after it."
         print(f"error: expected a command first, got {command!r}: {hint}", file=sys.stderr)
         return 1
-    from vae_lightning.experiment.cli import run
+    gc.disable()  # imports and parsers make a million objects that stay, and each collection looks at all of them
+    try:
+        from vae_lightning.experiment.cli import run
 
-    return run(given)
+        return run(given)
+    finally:
+        gc.unfreeze()
+        gc.enable()

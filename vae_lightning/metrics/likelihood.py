@@ -35,7 +35,7 @@ def log_prob_curve(model: LatentModel, given: Batch, ks: Sequence[int], tile: in
     of the first K of them.
 
     Memory does not grow with K: samples are drawn in tiles, and only the running log-sum-exp is kept. The encoder runs
-    once a tile, for as many images as the tile holds.
+    once an image, for as many images at a time as a tile holds.
 
     Args:
         model: in evaluation mode.
@@ -53,6 +53,7 @@ def log_prob_curve(model: LatentModel, given: Batch, ks: Sequence[int], tile: in
     curves = []
     for i in range(0, len(given["image"]), images_at_once):
         part = cast(Batch, {name: cast(Tensor, v)[i : i + images_at_once] for name, v in given.items()})
+        part = model.encoded(part)
         total = part["image"].new_full((len(part["image"]),), -torch.inf)
         curve, done = [], 0
         for k in ks:

@@ -47,11 +47,15 @@ class VAE(LatentModel):
         return image if self.levels == 2 else image / (self.levels - 1)
 
     def forward(self, draw: Draw, given: Batch) -> Distribution:
-        x = given.get("image")
-        q = None if x is None else self.encoder(self.rescale(x))
+        q = self.encoded(given).get("encoded")
         z = draw("z", p=self.prior(self.encoder), q=q)
         px: Distribution = self.likelihood(z)
         return px
+
+    def encoded(self, given: Batch) -> Batch:
+        if "encoded" in given or "image" not in given:
+            return given
+        return {**given, "encoded": self.encoder(self.rescale(given["image"]))}
 
     def init_from_data(self, image: Tensor) -> None:
         self.likelihood.init_from_data(image)
