@@ -417,6 +417,34 @@ def test_two_processes_equal_one(cli: Callable, tmp_path: Path) -> None:
     assert results[0]["standard_error"] == pytest.approx(results[1]["standard_error"], rel=1e-4)
 
 
+def test_two_processes_train_as_one(cli: Callable, tmp_path: Path) -> None:
+    """Two processes with half the batch each take the steps of one, with validation batches that do not come out even
+    and pictures on; an autoencoder draws no noise in which they could differ."""
+    parts = [REPOSITORY / "configs" / part for part in ("encoder/point_mass.yaml", "objective/reconstruction.yaml")]
+    command = ["fit", "-c", str(DIGITS), *(word for part in parts for word in ("-c", str(part)))]
+    command += [f"--data.source={GENERATED}", "--data.source.shape=[1,8,8]", "--data.source.levels=17"]
+    command += ["--data.source.count=273", "--data.val_size=33", "--data.eval_batch_size=16", "--trainer.max_epochs=2"]
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
+    for devices in (1, 2):
+        flags = ["--trainer.accelerator=cpu", f"--trainer.devices={devices}", f"--data.batch_size={48 // devices}"]
+        flags += [f"--run.name={devices}", *(["--trainer.strategy=ddp"] if devices == 2 else [])]
+        subprocess.run(
+            [sys.executable, "-m", "vae_lightning", *command, *flags],
+            cwd=tmp_path,
+            env=environment,
+            check=True,
+            timeout=120,
+        )
+    one, two = (Path("runs/digits") / name for name in "12")
+    for name, value in weights(one / "checkpoints" / "last.ckpt").items():
+        torch.testing.assert_close(weights(two / "checkpoints" / "last.ckpt")[name], value, rtol=1e-3, atol=1e-5)
+    bounds = [
+        [float(row["val/distortion"]) for row in history(str(run)) if row["val/distortion"]] for run in (one, two)
+    ]
+    assert bounds[0] == pytest.approx(bounds[1], rel=1e-5)
+    assert len(list(two.glob("images/*/epoch_0002.png"))) == len(list(one.glob("images/*/epoch_0002.png"))) > 0
+
+
 def test_mean_with_error_is_exact_over_uneven_batches() -> None:
     values = -100 + torch.randn(1003, dtype=torch.float64)
     metric = MeanWithError()

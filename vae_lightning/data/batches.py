@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -52,19 +52,22 @@ class Batches(DistributedSampler[Any]):
         super().__init__(images, num_replicas=num_replicas, rank=rank, shuffle=False)
         self.batch_size, self.order, self.even = batch_size, order, even
 
-    def share(self) -> int:
-        """How many images this process serves."""
-        size = len(self.dataset)  # type: ignore[arg-type]
-        return -(-size // self.num_replicas) if self.even else len(range(self.rank, size, self.num_replicas))
-
     def __len__(self) -> int:
-        return -(-self.share() // self.batch_size)
+        """As many in every process, or those that have one more would wait for the others."""
+        largest_share = -(-len(self.dataset) // self.num_replicas)  # type: ignore[arg-type]
+        return -(-largest_share // self.batch_size)
 
     def __iter__(self) -> Iterator[Tensor]:
         order = self.order()
         if self.even:
             order = torch.cat([order, order[: -len(order) % self.num_replicas]])
-        yield from order[self.rank :: self.num_replicas].split(self.batch_size)
+        share = order[self.rank :: self.num_replicas]
+        yield from share.split(self.batch_size) if self.even else self._evenly(share)
+
+    def _evenly(self, share: Tensor) -> Sequence[Tensor]:
+        """Batches of the size asked for, or where this process has one image less, of sizes that fill as many."""
+        batches = share.split(self.batch_size)
+        return batches if len(batches) == len(self) else share.tensor_split(len(self))
 
 
 def shuffled(size: int, seed: int, epoch: Callable[[], int]) -> Order:

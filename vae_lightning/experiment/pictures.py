@@ -56,10 +56,13 @@ class Picture(Callback, ABC):
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         data: Any = getattr(trainer, "datamodule", None)
-        if trainer.sanity_checking or not trainer.is_global_zero or not isinstance(data, ImageData):
+        if trainer.sanity_checking or not isinstance(data, ImageData) or not isinstance(pl_module, Experiment):
             return
         epoch = trainer.current_epoch + 1
-        if not isinstance(pl_module, Experiment) or (epoch % self.every_n_epochs and epoch != trainer.max_epochs):
+        if epoch % self.every_n_epochs and epoch != trainer.max_epochs:
+            return
+        folder = trainer.log_dir  # asked for in every process: the first one tells the others
+        if not trainer.is_global_zero:
             return
         image = held_out(data, self.num_images).to(pl_module.device)
         devices = [pl_module.device] if pl_module.device.type == "cuda" else []
@@ -70,8 +73,8 @@ class Picture(Callback, ABC):
             return
         picture = grid(*drawn, levels=pl_module.levels)
         name = type(self).__name__.lower()
-        if trainer.log_dir is not None:
-            save_picture(picture, Path(trainer.log_dir) / "images" / name / f"epoch_{epoch:04d}.png")
+        if folder is not None:
+            save_picture(picture, Path(folder) / "images" / name / f"epoch_{epoch:04d}.png")
         for logger in trainer.loggers:
             if hasattr(logger, "log_image"):
                 logger.log_image(f"{self.section}/{name}", [picture.float() / 255], step=trainer.global_step)
