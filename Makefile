@@ -29,13 +29,14 @@ test: $(STAMP) ## Run the tests (minutes; the slow ones are left out)
 test-full: $(STAMP) ## Run all tests, the slow ones too
 	$(BIN)/python -m pytest -m ''
 
-bench: $(STAMP) ## Measure speed against a hand-written loop and the machine's limits (20 minutes); results in benchmarks/results
+bench: $(STAMP) ## Measure speed against a hand-written loop and the machine's limits (30 minutes); results in benchmarks/results
 	$(BIN)/python -m benchmarks.startup
 	$(BIN)/python -m benchmarks.data
 	$(BIN)/python -m benchmarks.likelihood
 	$(BIN)/python -m benchmarks.sampling
 	$(BIN)/python -m benchmarks.train mlp
 	$(BIN)/python -m benchmarks.train conv
+	$(BIN)/python -m benchmarks.scale
 
 lint: $(STAMP) ## Check format, style, import contract and types
 	$(BIN)/ruff format --check .
