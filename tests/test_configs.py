@@ -39,7 +39,7 @@ def test_experiments_run_and_rebuild(cli: Callable, path: Path) -> None:
     run = Path("runs") / path.stem / "1"
     assert load_model(str(run)).image_shape == shape
     assert cli("test", "--ckpt_path", run, "--model.test_samples=2").status == 0
-    assert (run / "test.json").is_file()
+    assert (run / "results.json").is_file()
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from tests.conftest import GENERATED, REPOSITORY, generated_flags
 from vae_lightning import load_model
+from vae_lightning.experiment.results import Results
 from vae_lightning.metrics import MeanWithError, independent_pixels_nll, pca_squared_error
 
 DIGITS = REPOSITORY / "configs" / "experiment" / "digits.yaml"
@@ -77,14 +78,21 @@ def test_fit_leaves_a_whole_run_and_a_checkpoint_is_enough(cli: Callable, tmp_pa
     os.chdir(tmp_path / "runs")  # from anywhere, without the configuration
     tested = cli("test", "--ckpt_path", run, "--model.test_samples=50")
     assert tested.status == 0
-    report = json.loads((run / "test.json").read_text())
-    model, base = report["model"], {row["what"]: row["mean"] for row in report["baselines"]}
-    assert report["images"] == 360
-    assert model["elbo"]["mean"] == pytest.approx(-model["rate"]["mean"] - model["distortion"]["mean"], rel=1e-6)
-    assert model["bits_per_dim"]["mean"] == pytest.approx(-model["elbo"]["mean"] / (64 * math.log(2)), rel=1e-6)
-    assert model["nll"]["mean"] < -model["elbo"]["mean"]
-    assert 0 < model["nll"]["standard_error"] < 2
-    assert base["PCA with 10 components, squared error"] > 0
+    report = Results.read(run)
+    model = {name: row.mean for name, row in report.rows.items()}
+    assert report.images == 360
+    assert model["elbo"] == pytest.approx(-model["rate"] - model["distortion"], rel=1e-6)
+    assert model["bits_per_dim"] == pytest.approx(-model["elbo"] / (64 * math.log(2)), rel=1e-6)
+    assert -model["elbo"] + 1 > model["nll_1"] > model["nll_10"] > model["nll"]
+    assert model["gap"] == pytest.approx(-model["nll"] - model["elbo"], rel=1e-4)
+    assert 0 < report.rows["nll"].error < 2
+    assert 1 < model["effective_samples"] < 50
+    assert model["pca_squared_error"] > 0
+    for name in ("elbo", "nll", "squared_error"):
+        kept = report.per_image[name].astype(float)
+        assert kept.shape == (360,)
+        assert kept.mean() == pytest.approx(model[name], rel=1e-5)
+        assert kept.std(ddof=1) / 360**0.5 == pytest.approx(report.rows[name].error, rel=1e-4)
     for label in ("ELBO", "rate", "distortion", "bits/dim", "independent pixels", "PCA with 10 components"):
         assert label in tested.out
 
@@ -93,7 +101,7 @@ def test_fit_leaves_a_whole_run_and_a_checkpoint_is_enough(cli: Callable, tmp_pa
     with (run / "predictions.csv").open() as file:
         scores = [float(row["elbo"]) for row in csv.DictReader(file)]
     assert len(scores) == 360
-    assert np.mean(scores) == pytest.approx(model["elbo"]["mean"], abs=0.5)
+    assert np.mean(scores) == pytest.approx(model["elbo"], abs=0.5)
     assert cli("sample", "--ckpt_path", run, "--num_samples=10", "--mean=false", "--output=s.npy").status == 0
     samples = np.load("s.npy")
     assert samples.shape == (10, 1, 8, 8)
@@ -345,9 +353,9 @@ def test_command_line_beats_the_checkpoint(cli: Callable) -> None:
     assert cli("fit", "-c", DIGITS, *SHORT, "--trainer.max_epochs=1").status == 0
     for samples in (3, 40):
         assert cli("test", "--ckpt_path", "runs/digits/1", f"--model.test_samples={samples}").status == 0
-        assert json.loads(Path("runs/digits/1/test.json").read_text())["test_samples"] == samples
+        assert Results.read(Path("runs/digits/1")).settings["test_samples"] == samples
     assert cli("test", "--ckpt_path", "runs/digits/1", "--model.test_samples=0", "--data.split_seed=5").status == 0
-    assert "nll" not in json.loads(Path("runs/digits/1/test.json").read_text())["model"]
+    assert "nll" not in Results.read(Path("runs/digits/1")).rows
 
 
 def test_validation_is_the_plain_bound_whatever_training_weighs(cli: Callable) -> None:
@@ -386,11 +394,12 @@ def test_autoencoder_has_no_bound_and_denoises(cli: Callable) -> None:
     assert cli("fit", "-c", config, *small).status == 0
     noise = ["--model.test_corruption=GaussianNoise", "--model.test_corruption.scale=0.5"]
     assert cli("test", "--ckpt_path=runs/denoising_autoencoder", *noise).status == 0
-    result = json.loads(Path("runs/denoising_autoencoder/1/test.json").read_text())["model"]
+    rows = Results.read(Path("runs/denoising_autoencoder/1")).rows
+    result = {name: row.mean for name, row in rows.items()}
     assert "elbo" not in result
-    assert result["noisy_squared_error"]["mean"] == pytest.approx(64 * 0.25, rel=0.05)
-    assert result["denoised_squared_error"]["mean"] < 0.5 * result["noisy_squared_error"]["mean"]
-    assert result["denoised_squared_error"]["mean"] > 1.05 * result["squared_error"]["mean"]  # it saw the noise
+    assert result["noisy_squared_error"] == pytest.approx(64 * 0.25, rel=0.05)
+    assert result["denoised_squared_error"] < 0.5 * result["noisy_squared_error"]
+    assert result["denoised_squared_error"] > 1.05 * result["squared_error"]  # it saw the noise
     assert cli("predict", "--ckpt_path=runs/denoising_autoencoder").status == 0
     header = Path("runs/denoising_autoencoder/1/predictions.csv").read_text().splitlines()[0]
     assert header == "image,distortion"
@@ -410,11 +419,11 @@ def test_two_processes_equal_one(cli: Callable, tmp_path: Path) -> None:
     for devices in (1, 2):
         flags = ["--trainer.accelerator=cpu", f"--trainer.devices={devices}", "--trainer.strategy=ddp"]
         subprocess.run([*command, *flags], cwd=tmp_path, env=environment, check=True, timeout=300)
-        report = json.loads(Path("runs/digits/1/test.json").read_text())
-        assert report["images"] == 111
-        results.append(report["model"]["squared_error"])
-    assert results[0]["mean"] == pytest.approx(results[1]["mean"], rel=1e-6)
-    assert results[0]["standard_error"] == pytest.approx(results[1]["standard_error"], rel=1e-4)
+        report = Results.read(Path("runs/digits/1"))
+        assert report.images == 111
+        results.append(report.rows["squared_error"])
+    assert results[0].mean == pytest.approx(results[1].mean, rel=1e-6)
+    assert results[0].error == pytest.approx(results[1].error, rel=1e-4)
 
 
 def test_two_processes_train_as_one(cli: Callable, tmp_path: Path) -> None:
@@ -443,6 +452,26 @@ def test_two_processes_train_as_one(cli: Callable, tmp_path: Path) -> None:
     ]
     assert bounds[0] == pytest.approx(bounds[1], rel=1e-5)
     assert len(list(two.glob("images/*/epoch_0002.png"))) == len(list(one.glob("images/*/epoch_0002.png"))) > 0
+
+
+def test_nothing_loads_that_a_command_does_not_use(cli: Callable, tmp_path: Path) -> None:
+    """Help and a misspelt command load nothing heavy; the others no logger or plot that nobody asked for."""
+    source = [f"--data.source={GENERATED}", "--data.source.shape=[1,8,8]", "--data.source.levels=17"]
+    assert cli("fit", "-c", DIGITS, *SHORT, "--trainer.max_epochs=1", "--data.val_size=16", *source).status == 0
+    code = (
+        "import sys; from vae_lightning.experiment.main import main; main(sys.argv[1:]); print(*sys.modules, sep='\\n')"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    unasked = {"wandb", "sklearn", "pandas", "tensorboard"}  # matplotlib comes with lightning itself
+    for command, absent in (
+        (["--help"], {"torch", "lightning", "numpy", "yaml", "jsonargparse"}),
+        (["tset"], {"torch", "lightning", "numpy", "yaml", "jsonargparse"}),
+        (["validate", "--ckpt_path=runs/digits/1"], unasked),
+        (["sample", "--ckpt_path=runs/digits/1"], unasked),
+    ):
+        words = [sys.executable, "-c", code, *command]
+        done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
+        assert not absent & set(done.stdout.splitlines()), command
 
 
 def test_mean_with_error_is_exact_over_uneven_batches() -> None:

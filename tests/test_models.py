@@ -28,7 +28,7 @@ from vae_lightning.conditionals import (
     PointMass,
 )
 from vae_lightning.core import FromPosterior, FromPrior, Given, PosteriorMean
-from vae_lightning.metrics import log_prob, log_prob_curve
+from vae_lightning.metrics import importance, log_prob, log_prob_curve
 from vae_lightning.models import VAE
 from vae_lightning.nets import MLP, ConvDecoder, ConvEncoder, GaussianNoise, Masking, SaltAndPepper
 from vae_lightning.objectives import ELBO, IWAE
@@ -285,6 +285,27 @@ def test_bounds_are_ordered_and_meet_the_exact_value() -> None:
     assert bounds[0] < exact.mean().item() - 0.1
     assert bounds[-1] < exact.mean().item() + 1e-3
     torch.testing.assert_close(log_prob(model, batch, 100_000), exact, atol=0.02, rtol=0)
+
+
+def test_importance_sampling_knows_its_own_error() -> None:
+    """Of 200 estimates the exact value lies within 1.96 of their own standard errors for about 95 %; the effective
+    sample size is that of the weights, and all of them where the posterior is exact."""
+    model, x, exact = linear_gaussian(optimal=False)
+    ks, hits = [10, 400], 0
+    for seed in range(5):  # 5 x 40 images
+        torch.manual_seed(seed)
+        found = importance(model, {"image": x}, ks)
+        z = (found.log_prob[1] - exact) / found.variance(ks)[1].sqrt()
+        hits += int((z.abs() < 1.96).sum())
+    assert 0.9 < hits / 200 < 0.99
+    assert (found.effective[1] > found.effective[0]).all()
+    torch.manual_seed(3)
+    weight = model.trace({"image": x}, 50).log_weight(x).exp()
+    torch.manual_seed(3)
+    effective = importance(model, {"image": x}, [50]).effective[0]
+    torch.testing.assert_close(effective, weight.sum(0) ** 2 / weight.square().sum(0))
+    model, x, _ = linear_gaussian(optimal=True)
+    torch.testing.assert_close(importance(model, {"image": x}, [50]).effective[0], torch.full((40,), 50.0).double())
 
 
 def test_objectives_are_their_bounds() -> None:

@@ -80,6 +80,9 @@ class ImageData(LightningDataModule):
         self.seed = torch.initial_seed()
         self.splits: dict[str, Images] = {}
         self._val_index: Tensor | None = None
+        self.binarization_entropy: Tensor | None = None
+        """Of each test image, nats, (N,), where the data are binarised here: the part of -log p(x) that no model of the
+        binary images can go below."""
 
     @property
     def image_shape(self) -> Shape:
@@ -117,6 +120,8 @@ class ImageData(LightningDataModule):
                 "smaller --data.batch_size."
             )
         self.splits = {"train": train, "val": self._fixed(val, 1), "test": self._fixed(loaded.test, 2)}
+        if self.dynamic_binarization:
+            self.binarization_entropy = torch.cat([self._entropy(part) for part in loaded.test.chunks()])
 
     def _split(self, images: Images) -> tuple[Images, Images]:
         count = round(self.val_size * len(images)) if self.val_size < 1 else int(self.val_size)
@@ -136,6 +141,11 @@ class ImageData(LightningDataModule):
         generator = torch.Generator().manual_seed(1_000_003 * self.split_seed + stream)
         grey = images.image.float() / (self.source.levels - 1)
         return Images(torch.bernoulli(grey, generator=generator).to(torch.uint8), images.label)
+
+    def _entropy(self, grey: Tensor) -> Tensor:
+        """Entropy of binarising (B, C, H, W) levels, nats, (B,)."""
+        p = grey.double() / (self.source.levels - 1)
+        return -(torch.xlogy(p, p) + torch.xlogy(1 - p, 1 - p)).flatten(1).sum(1)
 
     def fixed(self, split: Split) -> Images:
         """A split as it can be counted: the training images, too, binarised once where that is dynamic."""

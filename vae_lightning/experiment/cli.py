@@ -24,9 +24,10 @@ from vae_lightning.experiment.commands import CommandTrainer
 from vae_lightning.experiment.explain import explain
 from vae_lightning.experiment.lean import ask_cuda_directly, use_lean_loop
 from vae_lightning.experiment.loggers import CSVHistory, as_list, finish, place_wandb
+from vae_lightning.experiment.measure import measure
 from vae_lightning.experiment.module import Experiment
 from vae_lightning.experiment.process import tune_process
-from vae_lightning.experiment.report import draw_curve, write_predictions, write_report
+from vae_lightning.experiment.report import draw_curve, write_predictions
 from vae_lightning.experiment.run import (
     INHERITED,
     RecordRun,
@@ -163,8 +164,8 @@ class CLI(LightningCLI):
         self.trainer.test(verbose=False, **kwargs)
         assert self.run_folder is not None
         if self.trainer.is_global_zero:
-            print(write_report(self.model, self.datamodule, self.run_folder))
-            print(f"kept: {self.run_folder / 'test.json'}")
+            results = measure(self.model, self.datamodule, self.run_folder)
+            print(f"{results.table()}\nkept: {results.write(self.run_folder)}")
 
     def predict(self, **kwargs: Any) -> None:
         if self.trainer.world_size > 1:

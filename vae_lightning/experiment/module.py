@@ -171,7 +171,7 @@ class Experiment(LightningModule):
     # -- evaluation ----------------------------------------------------------------------------------------------------
 
     def on_validation_epoch_start(self) -> None:
-        self._start_evaluation()
+        self._start_evaluation(keep=False)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         self.evaluation.bound(batch)
@@ -180,7 +180,7 @@ class Experiment(LightningModule):
         self._finish_evaluation("val")
 
     def on_test_epoch_start(self) -> None:
-        self._start_evaluation()
+        self._start_evaluation(keep=self.trainer.world_size == 1)
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         trace = self.evaluation.bound(batch)
@@ -193,13 +193,13 @@ class Experiment(LightningModule):
     def on_test_epoch_end(self) -> None:
         self._finish_evaluation("test")
 
-    def _start_evaluation(self) -> None:
+    def _start_evaluation(self, keep: bool) -> None:
         # The same noise at every pass, and none of it taken from training's.
         devices = [self.device] if self.device.type == "cuda" else []
         self._rng = torch.random.fork_rng(devices)
         self._rng.__enter__()
         torch.manual_seed(1)
-        self.evaluation = Evaluation(self.latent_model, self.levels, self.device)
+        self.evaluation = Evaluation(self.latent_model, self.levels, self.device, keep)
 
     def _finish_evaluation(self, prefix: str) -> None:
         self.results = self.evaluation.results()

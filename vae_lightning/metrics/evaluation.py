@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import torch
 from torch import Tensor, nn
 
 from vae_lightning.core import Batch, LatentModel, PosteriorMean, Trace
-from vae_lightning.metrics.likelihood import log_prob
+from vae_lightning.metrics.likelihood import importance
 from vae_lightning.metrics.mean import MeanWithError
+
+SMALLEST_SSIM = 11
+"""Side of the window that structural similarity is taken over (Wang et al. 2004)."""
+
+
+def sample_counts(num_samples: int) -> list[int]:
+    """The K at which -log p(x) is shown on its way to `num_samples`: 1, 10, 100, ... and the last."""
+    below = itertools.takewhile(lambda k: k < num_samples, (10**i for i in itertools.count()))
+    return [*below, num_samples]
 
 
 class Evaluation:
@@ -19,19 +29,26 @@ class Evaluation:
         model: in evaluation mode.
         levels: how many grey levels a value of its images can take.
         device: where the sums are kept.
+        keep: keep what belongs to each image, too: `per_image`.
     """
 
-    def __init__(self, model: LatentModel, levels: int, device: torch.device) -> None:
-        self.model, self.levels, self.device = model, levels, device
+    def __init__(self, model: LatentModel, levels: int, device: torch.device, keep: bool = False) -> None:
+        self.model, self.levels, self.device, self.keep = model, levels, device, keep
         self.latent_size = 0  # latents an image, as the last batch had them
         self.images = 0  # how many were measured, over all processes; known once `results` has gathered them
         self._means: dict[str, MeanWithError] = {}
+        self._kept: dict[str, list[Tensor]] = {}
 
     def results(self) -> dict[str, tuple[float, float]]:
         """Name -> (mean, standard error over images), over all processes."""
         estimates = {name: metric.compute() for name, metric in self._means.items()}
         self.images = max((int(estimate.images) for estimate in estimates.values()), default=0)
         return {name: (e.mean.item(), e.standard_error.item()) for name, e in estimates.items()}
+
+    @property
+    def per_image(self) -> dict[str, Tensor]:
+        """Name -> (N,), in the order in which the images came to this process; empty unless they were to be kept."""
+        return {name: torch.cat(parts) for name, parts in self._kept.items()}
 
     def bound(self, batch: Batch) -> Trace:
         """ELBO, rate and distortion by one posterior sample an image, nats; bits/dim where images are discrete. An
@@ -45,21 +62,38 @@ class Evaluation:
             self._add("rate", rate)
             self._add("elbo", -(rate + distortion))
             if trace.is_discrete:
-                self._add("bits_per_dim", (rate + distortion) / nats_per_bit_per_dim(x))
+                self._add("bits_per_dim", (rate + distortion) / nats_per_bit_per_dim(x), keep=False)
         return trace
 
     def likelihood(self, batch: Batch, trace: Trace, num_samples: int) -> None:
-        """-log p(x) by `num_samples` importance samples an image; nothing for an autoencoder."""
+        """-log p(x) by `num_samples` importance samples an image and by fewer on the way, with what the estimate tells
+        of itself: its variance over the samples' noise and its effective sample size. Nothing for an autoencoder."""
         if trace.is_point_mass:
             return
-        nll = -log_prob(self.model, batch, num_samples)
-        self._add("nll", nll)
+        ks = sample_counts(num_samples)
+        found = importance(self.model, batch, ks)
+        nll = -found.log_prob
+        self._add("nll", nll[-1])
         if trace.is_discrete:
-            self._add("nll_bits_per_dim", nll / nats_per_bit_per_dim(batch["image"]))
+            self._add("nll_bits_per_dim", nll[-1] / nats_per_bit_per_dim(batch["image"]), keep=False)
+        for k, values in zip(ks[:-1], nll, strict=False):
+            self._add(f"nll_{k}", values, keep=False)
+        self._add("estimator_variance", found.variance(ks)[-1], keep=False)
+        self._add("effective_samples", found.effective[-1])
 
     def reconstruction(self, batch: Batch) -> None:
-        """Squared error at the posterior's mean, of images in [0, 1], summed over the image."""
-        self._add("squared_error", self._squared_error(self._reconstruct(batch), batch))
+        """How an image comes back from the posterior's mean, images in [0, 1]: squared error, summed over the image;
+        peak signal-to-noise ratio, dB; structural similarity (Wang et al. 2004), where images are large enough."""
+        mean = self._reconstruct(batch)
+        error = self._squared_error(mean, batch)
+        self._add("squared_error", error)
+        self._add("psnr", -10 * torch.log10(error.clamp_min(1e-10) / mean[0].numel()), keep=False)
+        if min(mean.shape[-2:]) >= SMALLEST_SSIM:
+            from torchmetrics.functional.image import structural_similarity_index_measure as ssim
+
+            target = batch["image"] / (self.levels - 1)
+            similarity = ssim((mean / (self.levels - 1)).clamp(0, 1), target, reduction="none", data_range=1.0)
+            self._add("ssim", torch.as_tensor(similarity), keep=False)
 
     def denoising(self, batch: Batch, corruption: nn.Module) -> None:
         """The same from a noisy image to the clean one, beside the error of the noisy image itself.
@@ -78,10 +112,12 @@ class Evaluation:
     def _squared_error(self, image: Tensor, target: Batch) -> Tensor:
         return ((image - target["image"]) / (self.levels - 1)).square().flatten(1).sum(1)
 
-    def _add(self, name: str, value: Tensor) -> None:
+    def _add(self, name: str, value: Tensor, keep: bool = True) -> None:
         if name not in self._means:
             self._means[name] = MeanWithError().to(self.device)
         self._means[name].update(value)
+        if keep and self.keep:
+            self._kept.setdefault(name, []).append(value.detach().float().cpu())
 
 
 def nats_per_bit_per_dim(image: Tensor) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from typing import cast
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -14,6 +14,22 @@ from vae_lightning.core import Batch, LatentModel
 
 TILE_VALUES = 2**21
 """Image values decoded at a time: enough for fast matrix products, and little enough for the caches."""
+
+
+class Importance(NamedTuple):
+    """What importance sampling found for each of several K, (len(ks), B).
+
+    log_prob: log (1/K sum_k w_k), nats. effective: the effective sample size (sum w)^2 / sum w^2, between 1 and K.
+    """
+
+    log_prob: Tensor
+    effective: Tensor
+
+    def variance(self, ks: Sequence[int]) -> Tensor:
+        """Variance of log_prob over the samples' noise by the delta method, 1/effective - 1/K, (len(ks), B); half of
+        it is how far log_prob lies below log p(x) on average, as far as this K can tell."""
+        k = torch.tensor(ks, dtype=self.effective.dtype, device=self.effective.device)
+        return (1 / self.effective - 1 / k[:, None]).clamp_min(0)
 
 
 def log_prob(model: LatentModel, given: Batch, num_samples: int, tile: int | None = None) -> Tensor:
@@ -29,13 +45,18 @@ def log_prob(model: LatentModel, given: Batch, num_samples: int, tile: int | Non
     return log_prob_curve(model, given, [num_samples], tile)[0]
 
 
-@torch.no_grad()
 def log_prob_curve(model: LatentModel, given: Batch, ks: Sequence[int], tile: int | None = None) -> Tensor:
-    """`log_prob` for several K at once, shape (len(ks), B), by one pass over max(ks) samples: each K's estimate is made
+    """`log_prob` for several rising K at once, shape (len(ks), B)."""
+    return importance(model, given, ks, tile).log_prob
+
+
+@torch.no_grad()
+def importance(model: LatentModel, given: Batch, ks: Sequence[int], tile: int | None = None) -> Importance:
+    """Importance sampling from the posterior for several K, by one pass over max(ks) samples: each K's estimate is made
     of the first K of them.
 
-    Memory does not grow with K: samples are drawn in tiles, and only the running log-sum-exp is kept. The encoder runs
-    once an image, for as many images at a time as a tile holds.
+    Memory does not grow with K: samples are drawn in tiles, and only two running log-sum-exps are kept. The encoder
+    runs once an image, for as many images at a time as a tile holds.
 
     Args:
         model: in evaluation mode.
@@ -50,18 +71,19 @@ def log_prob_curve(model: LatentModel, given: Batch, ks: Sequence[int], tile: in
         raise ValueError(f"num_samples: expected at least 1, and rising where there are several, got {list(ks)}.")
     tile = tile or max(1, TILE_VALUES // given["image"][0].numel())
     images_at_once = max(1, tile // ks[-1])
-    curves = []
+    found: list[tuple[Tensor, Tensor]] = []
     for i in range(0, len(given["image"]), images_at_once):
         part = cast(Batch, {name: cast(Tensor, v)[i : i + images_at_once] for name, v in given.items()})
         part = model.encoded(part)
         total = part["image"].new_full((len(part["image"]),), -torch.inf)
-        curve, done = [], 0
+        squares, curve, done = total, [], 0
         for k in ks:
             while done < k:
                 count = min(tile, k - done)
                 log_weight = model.trace(part, count).log_weight(part["image"])  # (count, images)
                 total = torch.logaddexp(total, log_weight.logsumexp(0))
+                squares = torch.logaddexp(squares, (2 * log_weight).logsumexp(0))
                 done += count
-            curve.append(total - math.log(k))
-        curves.append(torch.stack(curve))
-    return torch.cat(curves, 1)
+            curve.append((total - math.log(k), (2 * total - squares).exp()))
+        found.append((torch.stack([c[0] for c in curve]), torch.stack([c[1] for c in curve])))
+    return Importance(torch.cat([f[0] for f in found], 1), torch.cat([f[1] for f in found], 1))

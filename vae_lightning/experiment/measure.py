@@ -1,0 +1,122 @@
+"""What `test` measures, section by section: the model's numbers beside the baselines that they have to beat."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from vae_lightning.data import ImageData
+from vae_lightning.experiment.module import Experiment
+from vae_lightning.experiment.results import Results, Section
+from vae_lightning.metrics import independent_pixels_nll, nats_per_bit_per_dim, pca_squared_error, sample_counts
+
+PCA_LIMIT = 4096
+"""Values an image above which the principal components, a matter of their cube, are left out."""
+SMALLEST_EFFECTIVE = 10
+"""Effective samples an image below which an importance-sampled -log p(x) is not to be trusted."""
+NATS, PER_IMAGE = "nats/image", "per image"
+
+
+def measure(experiment: Experiment, data: ImageData, folder: Path) -> Results:
+    """All sections, from the pass over the test images that has just ended and from the images themselves."""
+    sections = [likelihood(experiment), reconstruction(experiment, data), baselines(experiment, data)]
+    evaluation = experiment.evaluation
+    return Results(
+        run=str(folder),
+        images=evaluation.images,
+        settings={"test_samples": experiment.test_samples},
+        sections=[section for section in sections if section.rows],
+        per_image={name: values.numpy() for name, values in evaluation.per_image.items()},
+    )
+
+
+def _mean(values: Tensor) -> tuple[float, float]:
+    """Mean over images and its standard error."""
+    return values.mean().item(), (values.std() / len(values) ** 0.5).item()
+
+
+def likelihood(experiment: Experiment) -> Section:
+    """The bound and its two terms, and -log p(x) over the number of samples."""
+    found, section = experiment.results, Section("Likelihood")
+    labels = {
+        "elbo": ("ELBO", NATS, "higher"),
+        "rate": ("rate, KL(q || p)", NATS, ""),
+        "distortion": ("distortion, -E log p(x|z)", NATS, ""),
+        "bits_per_dim": ("-ELBO", "bits/dim", "lower"),
+    }
+    for name, (label, unit, better) in labels.items():
+        if name in found:
+            section.add(name, label, found[name], unit, better)  # type: ignore[arg-type]
+    if "nll" not in found:
+        return section
+    *below, k = sample_counts(experiment.test_samples)
+    for fewer in below:
+        section.add(f"nll_{fewer}", f"-log p(x), {fewer} samples", found[f"nll_{fewer}"], NATS, "lower")
+    section.add("nll", f"-log p(x), {k} samples", found["nll"], NATS, "lower")
+    if "nll_bits_per_dim" in found:
+        section.add("nll_bits_per_dim", f"-log p(x), {k} samples", found["nll_bits_per_dim"], "bits/dim", "lower")
+    section.add("gap", "KL(q || p(z|x)) = log p(x) - ELBO", _gap(experiment), NATS, "lower")
+    variance, images = found["estimator_variance"][0], experiment.evaluation.images
+    noise = math.sqrt(variance / max(images, 1))
+    section.add("estimator_error", "error of -log p(x) from its samples", (noise, math.nan), NATS)
+    section.add("effective_samples", f"effective of the {k} samples", found["effective_samples"], "samples", "higher")
+    section.notes += _doubts(variance / 2, found["effective_samples"][0], k)
+    return section
+
+
+def _gap(experiment: Experiment) -> tuple[float, float]:
+    """Mean of log p(x) - ELBO over the same images, paired where they were kept."""
+    kept, found = experiment.evaluation.per_image, experiment.results
+    if "nll" in kept:
+        return _mean((-kept["nll"] - kept["elbo"]).double())
+    return -found["nll"][0] - found["elbo"][0], math.nan
+
+
+def _doubts(bias: float, effective: float, k: int) -> list[str]:
+    """What speaks against taking the estimate for log p(x)."""
+    if k > 1 and effective >= SMALLEST_EFFECTIVE:
+        return [
+            f"-log p(x) with {k} samples is an upper bound, about {bias:.2f} nats above the value by its own spread."
+        ]
+    return [
+        f"Do not trust -log p(x) yet: of {k} samples an image only {effective:.1f} count, and it may lie well above "
+        f"the value; raise --model.test_samples (to {max(1000, 10 * k)})."
+    ]
+
+
+def reconstruction(experiment: Experiment, data: ImageData) -> Section:
+    """How images come back, beside principal components of the same dimension."""
+    found, section = experiment.results, Section("Reconstruction, images in [0, 1]")
+    labels = {
+        "squared_error": ("squared error", PER_IMAGE, "lower"),
+        "psnr": ("peak signal-to-noise ratio", "dB", "higher"),
+        "ssim": ("structural similarity", "", "higher"),
+        "noisy_squared_error": ("squared error of the noisy images", PER_IMAGE, ""),
+        "denoised_squared_error": ("squared error after denoising", PER_IMAGE, "lower"),
+    }
+    for name, (label, unit, better) in labels.items():
+        if name in found:
+            section.add(name, label, found[name], unit, better)  # type: ignore[arg-type]
+    train, test = data.fixed("train"), data.fixed("test")[torch.arange(experiment.evaluation.images)]
+    size, values = experiment.evaluation.latent_size, test.stored[0].numel()
+    if values <= PCA_LIMIT:
+        error = pca_squared_error(train.chunks(), test.chunks(), data.levels, min(size, values))
+        section.add("pca_squared_error", f"PCA with {size} components, squared error", _mean(error), PER_IMAGE)
+    return section
+
+
+def baselines(experiment: Experiment, data: ImageData) -> Section:
+    """What knows nothing of how pixels hang together, and what no model can go below."""
+    section = Section("Beside it")
+    train, test = data.fixed("train"), data.fixed("test")[torch.arange(experiment.evaluation.images)]
+    mean, error = _mean(independent_pixels_nll(train.chunks(), test.chunks(), data.levels))
+    scale = nats_per_bit_per_dim(test.stored)
+    section.add("independent_nll", "independent pixels, -log p(x)", (mean, error), NATS)
+    section.add("independent_bits_per_dim", "independent pixels, -log p(x)", (mean / scale, error / scale), "bits/dim")
+    if data.binarization_entropy is not None:
+        floor = _mean(data.binarization_entropy[: experiment.evaluation.images])
+        section.add("binarization_entropy", "entropy of the binarisation, which no model goes below", floor, NATS)
+    return section
