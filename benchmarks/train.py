@@ -98,4 +98,5 @@ if __name__ == "__main__":
         run("mlp", 5, 3, ("vae-lightning fit, compiled", ("--model.compile=true",)))
     else:
         layout = ("vae-lightning fit, default layout", ("--model.channels_last=false",))
-        run("conv", 3, 2, layout, ("vae-lightning fit, compiled", ("--model.compile=true",)))
+        half = ("vae-lightning fit, bf16", ("--trainer.precision=bf16-mixed",))
+        run("conv", 3, 2, layout, ("vae-lightning fit, compiled", ("--model.compile=true",)), half)

@@ -83,7 +83,8 @@ class CLI(LightningCLI):
         self.config_dump: dict[str, Any] = {}  # Lightning's copy, which nothing here reads, costs a quarter of a second
         if fitting and section.ckpt_path == "last":
             section.ckpt_path = str(find_checkpoint(newest_run(section.run), prefer="last"))
-        if not fitting and section.ckpt_path is None:
+        checkpoint = section.get("ckpt_path")
+        if not fitting and self.subcommand != "doctor" and checkpoint is None:
             raise ValueError(
                 f"{self.subcommand}: expected --ckpt_path with a checkpoint file or a run's folder, got none."
             )
@@ -93,10 +94,10 @@ class CLI(LightningCLI):
             images = data_parser.instantiate(Namespace(data=section.data)).data
             section.model.image_shape, section.model.levels = list(images.image_shape), images.levels
         if not fitting:
-            self.run_folder = folder_of(Path(section.ckpt_path))
-            place_wandb(
-                section.trainer.logger, self.run_folder, f"{self.run_folder.parent.name}/{self.run_folder.name}"
-            )
+            if checkpoint is not None:
+                self.run_folder = folder_of(Path(checkpoint))
+                name = f"{self.run_folder.parent.name}/{self.run_folder.name}"
+                place_wandb(section.trainer.logger, self.run_folder, name)
             section.trainer.logger = section.trainer.logger or False
             section.trainer.callbacks, section.trainer.enable_checkpointing = None, False
             self._parser(self.subcommand).callback_keys = []
@@ -144,7 +145,7 @@ class CLI(LightningCLI):
         """Loads the checkpoint's weights here, where another model's are refused by name."""
         gc.freeze()  # what is there by now stays: main() has left the collector off until here
         gc.enable()
-        if self.section.ckpt_path is None:
+        if self.section.get("ckpt_path") is None:
             return
         path = Path(self.section.ckpt_path)
         load_weights(self.model, read_checkpoint(path)["state_dict"], path)

@@ -22,7 +22,17 @@ PICTURES, ARRAYS = (".png",), (".npy", ".npz")
 
 
 class CommandTrainer(Trainer):
-    """Lightning's Trainer with `sample`, `reconstruct` and `encode`."""
+    """Lightning's Trainer with `doctor`, `sample`, `reconstruct` and `encode`."""
+
+    def doctor(self, model: Experiment, datamodule: ImageData) -> None:
+        """Looks a configuration and its data over before training; status 1 where something wants a look."""
+        from vae_lightning.experiment.doctor import examine, table
+
+        datamodule.setup()
+        findings = examine(model.to(self.strategy.root_device), datamodule, self.max_epochs)
+        print(table(findings))
+        if not all(finding.ok for finding in findings):
+            raise SystemExit(1)
 
     def sample(
         self,

@@ -17,6 +17,9 @@ COMMANDS = {
     "sample": "draw images from the prior",
     "reconstruct": "show images beside their reconstructions",
     "encode": "write the posterior of each image",
+    "doctor": "look a configuration and its data over before training",
+    "compare": "put the numbers of several tested runs side by side",
+    "report": "make one self-contained HTML page of a run",
 }
 HELP = """usage: vae-lightning COMMAND [options]
 
@@ -48,6 +51,10 @@ def main(args: list[str] | None = None) -> int:
         hint = f"did you mean {near[0]}?" if near else f"choose from {', '.join(COMMANDS)}; options come after it."
         print(f"error: expected a command first, got {command!r}: {hint}", file=sys.stderr)
         return 1
+    if command in ("compare", "report"):
+        from vae_lightning.experiment import plain
+
+        return plain.run(command, given[1:])
     gc.disable()  # imports and parsers make a million objects that stay, and each collection looks at all of them
     try:
         from vae_lightning.experiment.cli import run

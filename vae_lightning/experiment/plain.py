@@ -1,0 +1,61 @@
+"""Commands that read what runs have left, and need no model."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+
+def find_run(path: Path) -> Path:
+    """The run that a path means: a run's folder, or an experiment's folder for its newest run.
+
+    Raises:
+        FileNotFoundError: neither.
+    """
+    path = path.expanduser()
+    if (path / "config.yaml").is_file():
+        return path
+    runs = [config.parent for config in path.glob("*/config.yaml")]
+    if not runs:
+        raise FileNotFoundError(f"{path}: expected the folder of a run or of an experiment, got none.")
+    return max(runs, key=lambda run: max(file.stat().st_mtime for file in run.iterdir()))
+
+
+def compare(given: list[str]) -> None:
+    """vae-lightning compare RUN RUN ... [--output DIR]"""
+    from vae_lightning.experiment import compare as comparing
+
+    parser = argparse.ArgumentParser("vae-lightning compare", description="The numbers of several runs side by side.")
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folder of a tested run, or of an experiment")
+    parser.add_argument(
+        "--output", type=Path, help="folder for compare.txt, .csv and .html; the first run's by default"
+    )
+    options = parser.parse_args(given)
+    runs = [find_run(path) for path in options.runs]
+    comparison = comparing.compare(runs)
+    comparing.write(comparison, folder := options.output or runs[0])
+    print(f"{comparing.text(comparison)}\nkept: {folder / 'compare.txt'}, .csv, .html")
+
+
+def report(given: list[str]) -> None:
+    """vae-lightning report RUN"""
+    from vae_lightning.experiment import page
+
+    parser = argparse.ArgumentParser("vae-lightning report", description="A run as one self-contained HTML page.")
+    parser.add_argument("run", type=Path, metavar="RUN", help="folder of a run, or of an experiment")
+    options = parser.parse_args(given)
+    print(f"report: {page.report(find_run(options.run))}")
+
+
+COMMANDS = {"compare": compare, "report": report}
+
+
+def run(command: str, given: list[str]) -> int:
+    """Runs one of them; returns its status."""
+    try:
+        COMMANDS[command](given)
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0

@@ -1,0 +1,89 @@
+"""Telling odd images from normal ones by what a model makes of them. A higher score is an odder image."""
+
+from __future__ import annotations
+
+import math
+import zlib
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class AUROC(NamedTuple):
+    value: float
+    standard_error: float
+
+
+def auroc(normal_scores: Tensor, odd_scores: Tensor) -> AUROC:
+    """Probability that an odd image scores higher than a normal one, ties counting half: the area under the ROC curve.
+    Its standard error is that of DeLong et al. (1988), over images of both kinds; nan for a single image of a kind.
+
+    Args:
+        normal_scores: (N,).
+        odd_scores: (M,).
+
+    Raises:
+        ValueError: no score, or one that is not a number.
+    """
+    for name, scores in (("normal_scores", normal_scores), ("odd_scores", odd_scores)):
+        if scores.dim() != 1 or len(scores) == 0 or scores.isnan().any():
+            raise ValueError(
+                f"auroc.{name}: expected one number an image, shape (N,), got shape {tuple(scores.shape)} with "
+                f"{int(scores.isnan().sum())} nan: give the scores of one image or more."
+            )
+    normal, odd = normal_scores.double(), odd_scores.double()
+    above = _share_below(normal, odd)  # of normal scores, for each odd one
+    below = 1 - _share_below(odd, normal)  # share of odd scores above, for each normal one
+    variance = (above.var() if len(odd) > 1 else math.nan) / len(odd) + (
+        below.var() if len(normal) > 1 else math.nan
+    ) / len(normal)
+    return AUROC(above.mean().item(), math.sqrt(variance))
+
+
+def _share_below(reference: Tensor, values: Tensor) -> Tensor:
+    """Share of `reference` below each value, equals counting half."""
+    ordered = reference.sort().values
+    left, right = (torch.searchsorted(ordered, values.contiguous(), right=side) for side in (False, True))
+    return (left + right).double() / (2 * len(ordered))
+
+
+def complexity(images: Tensor, levels: int) -> Tensor:
+    """Bits that a generic lossless coder spends on each image, (N,) float64: PNG for 1 or 3 channels, else zlib.
+
+    PNG's fixed costs, some 60 bytes, are part of it: they shift all images alike, and no ranking.
+
+    Args:
+        images: (N, C, H, W), integers 0..levels-1.
+        levels: how many, at most 256.
+
+    Raises:
+        ValueError: more than 256 levels, or values outside of them.
+    """
+    from torchvision.io import encode_png
+
+    if not 2 <= levels <= 256:
+        raise ValueError(f"complexity: expected from 2 to 256 levels, one byte a value, got {levels}.")
+    pixels = images.to("cpu", torch.uint8)
+    if (pixels != images.cpu()).any() or (pixels >= levels).any():
+        raise ValueError(
+            f"complexity: expected integers 0..{levels - 1}, got values from {images.min().item():g} to "
+            f"{images.max().item():g}: round the images to their grey levels."
+        )
+    if images.shape[1] in (1, 3):
+        sizes = [encode_png(image, compression_level=9).numel() for image in pixels]
+    else:
+        sizes = [len(zlib.compress(image.numpy().tobytes(), 9)) for image in pixels]
+    return 8 * torch.tensor(sizes, dtype=torch.float64)
+
+
+def likelihood_ratio(log_prob: Tensor, complexity: Tensor) -> Tensor:
+    """S(x) = -log2 p(x) - complexity(x), bits, (N,): what the model spends on an image beyond a generic coder
+    (Serrà et al. 2020). It is log2 of a ratio of likelihoods, the coder being a model whose p is 2^-complexity, and so
+    simply a difference. A plain -log p(x) calls simple images normal, whatever they show.
+
+    Args:
+        log_prob: log p(x), nats, (N,), of a discrete likelihood; that of a density differs by its unit of volume.
+        complexity: bits, (N,), of the same images.
+    """
+    return -log_prob.double() / math.log(2) - complexity
