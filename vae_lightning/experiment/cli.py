@@ -176,7 +176,7 @@ class CLI(LightningCLI):
         assert batches
         path = self.run_folder / "predictions.csv"
         names = write_predictions(batches, path)
-        print(f"{', '.join(names)} of each test image, nats: {path}")
+        print(f"{', '.join(names)} of each test image, nats (bits where so named): {path}")
 
 
 def check_training(section: Namespace) -> None:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from vae_lightning.data import ImageData
 from vae_lightning.experiment.module import Experiment
+from vae_lightning.experiment.pictures import grid, save_picture
 from vae_lightning.experiment.results import Results, Section
 from vae_lightning.metrics import independent_pixels_nll, nats_per_bit_per_dim, pca_squared_error, sample_counts
 
@@ -17,12 +18,19 @@ PCA_LIMIT = 4096
 """Values an image above which the principal components, a matter of their cube, are left out."""
 SMALLEST_EFFECTIVE = 10
 """Effective samples an image below which an importance-sampled -log p(x) is not to be trusted."""
+EXTREMES = 16
+"""How many of the least and of the most surprising images are shown."""
 NATS, PER_IMAGE = "nats/image", "per image"
 
 
 def measure(experiment: Experiment, data: ImageData, folder: Path) -> Results:
     """All sections, from the pass over the test images that has just ended and from the images themselves."""
-    sections = [likelihood(experiment), reconstruction(experiment, data), baselines(experiment, data)]
+    sections = [
+        likelihood(experiment),
+        reconstruction(experiment, data),
+        baselines(experiment, data),
+        surprise(experiment, data, folder),
+    ]
     evaluation = experiment.evaluation
     return Results(
         run=str(folder),
@@ -105,6 +113,24 @@ def reconstruction(experiment: Experiment, data: ImageData) -> Section:
     if values <= PCA_LIMIT:
         error = pca_squared_error(train.chunks(), test.chunks(), data.levels, min(size, values))
         section.add("pca_squared_error", f"PCA with {size} components, squared error", _mean(error), PER_IMAGE)
+    return section
+
+
+def surprise(experiment: Experiment, data: ImageData, folder: Path) -> Section:
+    """The code length of each image, its self-information -log2 p(x), and a picture of the extremes."""
+    section, kept = Section("Self-information"), experiment.evaluation.per_image
+    if "bits_per_dim" not in experiment.results or not kept:
+        return section
+    bits = (kept["nll"] if "nll" in kept else -kept["elbo"]).double() / math.log(2)
+    order = bits.argsort()
+    section.add("bits", "code length of an image", _mean(bits), "bits", "lower")
+    for name, place in (("shortest", 0), ("median", len(bits) // 2), ("longest", -1)):
+        section.add(f"bits_{name}", f"the {name}", (bits[order[place]].item(), math.nan), "bits")
+    count = min(EXTREMES, len(bits) // 2)
+    if count:
+        ends = torch.cat([order[:count], order[-count:].flip(0)])
+        save_picture(grid(data.splits["test"].take(ends).float(), 8, experiment.levels), folder / "surprise.png")
+        section.notes.append(f"surprise.png: first the {count} least surprising test images, then the {count} most.")
     return section
 
 

@@ -212,13 +212,14 @@ class Experiment(LightningModule):
         torch.manual_seed(1)
 
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
-        """Scores of each image, nats, (B,): the less probable an image, the lower its ELBO. An autoencoder, which has
-        no rate, gives its distortion."""
+        """Scores of each image, nats, (B,): the less probable an image, the lower its ELBO, and where images are
+        discrete the more bits a code spends on it. An autoencoder, which has no rate, gives its distortion."""
         trace = self.latent_model.trace(batch)
         rate, distortion = trace.kl(), -trace.log_likelihood(batch["image"])
         if trace.is_point_mass:
             return {"distortion": distortion}
-        return {"elbo": -(rate + distortion), "rate": rate, "distortion": distortion}
+        scores = {"elbo": -(rate + distortion), "rate": rate, "distortion": distortion}
+        return {**scores, "bits": (rate + distortion) / math.log(2)} if trace.is_discrete else scores
 
     # -- checkpoints ---------------------------------------------------------------------------------------------------
 
