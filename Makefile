@@ -5,7 +5,7 @@ BIN := .venv/bin
 RUN := $(BIN)/vae-lightning
 STAMP := .venv/.installed
 
-.PHONY: help install demo test test-full bench lint format clean
+.PHONY: help install demo rd test test-full bench lint format clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -22,6 +22,9 @@ demo: $(STAMP) ## Train and test a VAE on scikit-learn's digits in about a minut
 	$(RUN) sample --ckpt_path runs/digits
 	$(RUN) reconstruct --ckpt_path runs/digits
 	$(RUN) test --ckpt_path runs/digits
+
+rd: $(STAMP) ## Trace the digits' rate-distortion curve over beta (minutes), in runs/rd; goes on where it was stopped
+	$(RUN) sweep-rd --config configs/experiment/digits.yaml
 
 test: $(STAMP) ## Run the tests (minutes; the slow ones are left out)
 	$(BIN)/python -m pytest

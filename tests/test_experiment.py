@@ -26,7 +26,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from tests.conftest import GENERATED, REPOSITORY, generated_flags
 from vae_lightning import load_model
 from vae_lightning.experiment.results import Results
-from vae_lightning.metrics import MeanWithError, independent_pixels_nll, pca_squared_error
+from vae_lightning.metrics import MeanWithError, gaussian_rate_distortion, independent_pixels_nll, pca_squared_error
 
 DIGITS = REPOSITORY / "configs" / "experiment" / "digits.yaml"
 SHORT = ["--trainer.callbacks=null", "--trainer.enable_progress_bar=false"]
@@ -474,6 +474,41 @@ def test_nothing_loads_that_a_command_does_not_use(cli: Callable, tmp_path: Path
         assert not absent & set(done.stdout.splitlines()), command
 
 
+def test_a_rate_distortion_sweep_goes_on_where_it_stopped(cli: Callable) -> None:
+    flags = ["sweep-rd", "-c", DIGITS, *SHORT, "--trainer.max_epochs=4", "--betas", "0.3", "4"]
+    assert cli(*flags).status == 0
+    with open("runs/rd/rd.csv", newline="") as file:
+        points = [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
+    assert [point["beta"] for point in points] == [0.3, 4]
+    assert points[0]["rate"] > points[1]["rate"] + 1
+    assert points[0]["distortion"] < points[1]["distortion"]
+    for point in points:
+        assert point["elbo"] == pytest.approx(-point["rate"] - point["distortion"], rel=1e-6)
+    assert Path("runs/rd/rd.png").read_bytes().startswith(b"\x89PNG")
+    config = yaml.safe_load(Path("runs/rd/beta_4/config.yaml").read_text())
+    assert config["run"]["warm_start"] == "runs/rd/beta_0.3"
+    trained = Path("runs/rd/beta_4/checkpoints/last.ckpt")
+    before = trained.stat().st_mtime_ns
+    Path("runs/rd/beta_4/results.json").unlink()  # as if it had been stopped between training and test
+    assert cli(*flags).status == 0
+    assert trained.stat().st_mtime_ns == before
+    shutil.rmtree("runs/rd/beta_4/checkpoints")  # and before its first epoch's end
+    Path("runs/rd/beta_4/results.json").unlink()
+    assert cli(*flags).status == 0
+    assert trained.is_file()
+    refused = cli("sweep-rd", "-c", DIGITS, "--betas", "0")
+    assert refused.status == 1
+    assert "expected weights above 0" in refused.error
+
+
+def test_a_warm_start_begins_with_the_other_runs_weights(cli: Callable) -> None:
+    assert cli("fit", "-c", DIGITS, *SHORT, "--trainer.max_epochs=2").status == 0
+    frozen = ["--run.warm_start=runs/digits/1", "--model.optimizer.lr=0", "--trainer.max_epochs=1"]
+    assert cli("fit", "-c", DIGITS, *SHORT, *frozen).status == 0
+    best, two = (weights(Path(f"runs/digits/{name}.ckpt")) for name in ("1/checkpoints/best", "2/checkpoints/last"))
+    assert same(best, two)
+
+
 def test_mean_with_error_is_exact_over_uneven_batches() -> None:
     values = -100 + torch.randn(1003, dtype=torch.float64)
     metric = MeanWithError()
@@ -483,6 +518,20 @@ def test_mean_with_error_is_exact_over_uneven_batches() -> None:
     assert count == 1003
     assert mean.item() == pytest.approx(values.mean().item(), rel=1e-7)
     assert error.item() == pytest.approx((values.std() / math.sqrt(1003)).item(), rel=1e-4)
+
+
+def test_the_gaussian_limit_is_water_filling_on_known_variances() -> None:
+    """Two values of variance 4 and 1 on 0..255: at a water level of w both are told to w."""
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randn(200_000, 2, generator=generator) * torch.tensor([20.0, 10.0]) + 128
+    images = noise.round().clamp(0, 255).to(torch.uint8).view(-1, 1, 1, 2)
+    first, second = (images.double() / 255).flatten(1).var(0, correction=0).tolist()
+    for water in (0.5 * second, 0.1 * second, 2 * second):
+        rate = 0.5 * sum(max(0.0, math.log(variance / water)) for variance in (first, second))
+        error = sum(min(variance, water) for variance in (first, second))
+        found = gaussian_rate_distortion(images.split(50_000), 256, [rate]).item()
+        assert found == pytest.approx(error, rel=1e-2)
+    assert gaussian_rate_distortion([images], 256, [0.0]).item() == pytest.approx(first + second, rel=1e-2)
 
 
 def test_baselines_on_known_cases() -> None:

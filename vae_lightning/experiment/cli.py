@@ -145,6 +145,10 @@ class CLI(LightningCLI):
         """Loads the checkpoint's weights here, where another model's are refused by name."""
         gc.freeze()  # what is there by now stays: main() has left the collector off until here
         gc.enable()
+        if self.subcommand == "fit" and self.section.ckpt_path is None and self.section.run.warm_start is not None:
+            warm = find_checkpoint(self.section.run.warm_start)
+            load_weights(self.model, read_checkpoint(warm)["state_dict"], warm)
+            self.model.is_warm = True
         if self.section.get("ckpt_path") is None:
             return
         path = Path(self.section.ckpt_path)

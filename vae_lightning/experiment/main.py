@@ -18,6 +18,7 @@ COMMANDS = {
     "reconstruct": "show images beside their reconstructions",
     "encode": "write the posterior of each image",
     "doctor": "look a configuration and its data over before training",
+    "sweep-rd": "trace the rate-distortion curve over beta",
     "compare": "put the numbers of several tested runs side by side",
     "report": "make one self-contained HTML page of a run",
 }
@@ -51,7 +52,7 @@ def main(args: list[str] | None = None) -> int:
         hint = f"did you mean {near[0]}?" if near else f"choose from {', '.join(COMMANDS)}; options come after it."
         print(f"error: expected a command first, got {command!r}: {hint}", file=sys.stderr)
         return 1
-    if command in ("compare", "report"):
+    if command in ("compare", "report", "sweep-rd"):
         from vae_lightning.experiment import plain
 
         return plain.run(command, given[1:])

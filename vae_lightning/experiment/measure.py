@@ -100,6 +100,7 @@ def reconstruction(experiment: Experiment, data: ImageData) -> Section:
     found, section = experiment.results, Section("Reconstruction, images in [0, 1]")
     labels = {
         "squared_error": ("squared error", PER_IMAGE, "lower"),
+        "sampled_squared_error": ("squared error from a posterior sample", PER_IMAGE, "lower"),
         "psnr": ("peak signal-to-noise ratio", "dB", "higher"),
         "ssim": ("structural similarity", "", "higher"),
         "noisy_squared_error": ("squared error of the noisy images", PER_IMAGE, ""),

@@ -76,6 +76,8 @@ class Experiment(LightningModule):
         """The pass over validation or test images that is going on."""
         self.results: dict[str, tuple[float, float]] = {}
         """Of the last pass: name -> (mean, standard error over images)."""
+        self.is_warm = False
+        """Whether the weights come from another run, and are not to be set from the data."""
         self._seed = 0
         self._resettle = False
 
@@ -104,7 +106,8 @@ class Experiment(LightningModule):
         train = data.splits["train"]
         some = train.take(torch.arange(0, len(train), max(1, len(train) // INIT_IMAGES)))
         batch = data.on_after_batch_transfer({"image": some}, 0)
-        self.latent_model.init_from_data(batch["image"])
+        if not self.is_warm:
+            self.latent_model.init_from_data(batch["image"])
         self.latent_model.eval()
         with torch.no_grad():
             trace = self.latent_model.trace({"image": batch["image"][:2]})
@@ -184,7 +187,7 @@ class Experiment(LightningModule):
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         trace = self.evaluation.bound(batch)
-        self.evaluation.reconstruction(batch)
+        self.evaluation.reconstruction(batch, trace)
         if self.test_samples:
             self.evaluation.likelihood(batch, trace, self.test_samples)
         if self.test_corruption is not None:

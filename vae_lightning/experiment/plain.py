@@ -48,7 +48,23 @@ def report(given: list[str]) -> None:
     print(f"report: {page.report(find_run(options.run))}")
 
 
-COMMANDS = {"compare": compare, "report": report}
+def sweep(given: list[str]) -> None:
+    """vae-lightning sweep-rd -c CONFIG [--betas B ...] [--output DIR] [options of fit]"""
+    from vae_lightning.experiment import sweep as sweeping
+
+    parser = argparse.ArgumentParser(
+        "vae-lightning sweep-rd",
+        description="The rate-distortion curve over beta: one run a beta, each begun with the weights of the one "
+        "before; what is done is not done again. Whatever else is given goes to each fit.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--betas", nargs="+", type=float, default=sweeping.BETAS, help="weights of the rate, above 0")
+    parser.add_argument("--output", type=Path, default=Path("runs/rd"), help="folder of the runs, rd.csv and rd.png")
+    options, rest = parser.parse_known_args(given)
+    print(sweeping.sweep(options.betas, options.output, rest))
+
+
+COMMANDS = {"compare": compare, "report": report, "sweep-rd": sweep}
 
 
 def run(command: str, given: list[str]) -> int:

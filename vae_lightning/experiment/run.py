@@ -33,11 +33,13 @@ class Run:
         experiment: what is being tried: the folder of its runs.
         name: this run; null takes the next free number.
         root: folder of all runs.
+        warm_start: checkpoint or run whose weights the training begins with, instead of random ones.
     """
 
     experiment: str = "default"
     name: str | None = None
     root: str = "runs"
+    warm_start: str | None = None
 
 
 def claim(run: Run) -> Path:

@@ -5,7 +5,7 @@ Images come in chunks, (N, C, H, W) integers 0..levels-1, so that a set may be l
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -32,6 +32,36 @@ def independent_pixels_nll(train: Iterable[Tensor], test: Iterable[Tensor], leve
     return torch.cat([-log_p[places, chunk.flatten(1).long()].sum(1) for chunk in test])
 
 
+def mean_and_covariance(images: Iterable[Tensor], levels: int) -> tuple[Tensor, Tensor]:
+    """Mean (D,) and covariance (D, D) of images scaled to [0, 1], float64, in one pass."""
+    count, total, products = 0, torch.zeros(()), torch.zeros(())
+    for chunk in images:
+        x = chunk.flatten(1).double() / (levels - 1)
+        count, total, products = count + len(x), total + x.sum(0), products + x.T @ x
+    mean = total / count
+    return mean, products / count - mean.outer(mean)
+
+
+def gaussian_rate_distortion(images: Iterable[Tensor], levels: int, rates: Sequence[float]) -> Tensor:
+    """The least squared error, summed over an image in [0, 1], at which a Gaussian source with the images' covariance
+    can be told with so many nats an image: principal components with the reverse water-filling of Cover & Thomas 2006,
+    theorem 10.3.3. One error a rate, (len(rates),).
+
+    Args:
+        images: chunks of images.
+        levels: how many.
+        rates: nats an image.
+    """
+    variance = torch.linalg.eigvalsh(mean_and_covariance(images, levels)[1]).clamp_min(1e-12)
+    levels_of_water = torch.logspace(-12, 0, 4000, dtype=torch.float64) * variance.max()
+    below = torch.minimum(variance, levels_of_water[:, None]).sum(1)  # squared error at each level
+    above = 0.5 * (variance / levels_of_water[:, None]).clamp_min(1).log().sum(1)  # rate at each level, falling
+    wanted = torch.tensor(rates, dtype=torch.float64)
+    right = torch.searchsorted(-above, -wanted).clamp(1, len(above) - 1)
+    span = (above[right - 1] - above[right]).clamp_min(1e-12)
+    return torch.lerp(below[right], below[right - 1], ((wanted - above[right]) / span).clamp(0, 1))
+
+
 def pca_squared_error(train: Iterable[Tensor], test: Iterable[Tensor], levels: int, dimensions: int) -> Tensor:
     """Squared error of each test image, scaled to [0, 1] and summed over its values, (N,), after projection on the
     first `dimensions` principal components of the training images (the optimal linear autoencoder).
@@ -42,12 +72,8 @@ def pca_squared_error(train: Iterable[Tensor], test: Iterable[Tensor], levels: i
         levels: how many.
         dimensions: number of components.
     """
-    count, total, products = 0, torch.zeros(()), torch.zeros(())
-    for chunk in train:
-        x = chunk.flatten(1).double() / (levels - 1)
-        count, total, products = count + len(x), total + x.sum(0), products + x.T @ x
-    mean = total / count
-    _, vectors = torch.linalg.eigh(products / count - mean.outer(mean))
+    mean, covariance = mean_and_covariance(train, levels)
+    _, vectors = torch.linalg.eigh(covariance)
     components = vectors[:, -dimensions:]
     errors = []
     for chunk in test:

@@ -81,9 +81,12 @@ class Evaluation:
         self._add("estimator_variance", found.variance(ks)[-1], keep=False)
         self._add("effective_samples", found.effective[-1])
 
-    def reconstruction(self, batch: Batch) -> None:
+    def reconstruction(self, batch: Batch, trace: Trace) -> None:
         """How an image comes back from the posterior's mean, images in [0, 1]: squared error, summed over the image;
-        peak signal-to-noise ratio, dB; structural similarity (Wang et al. 2004), where images are large enough."""
+        peak signal-to-noise ratio, dB; structural similarity (Wang et al. 2004), where images are large enough. And the
+        squared error from the sample that the rate paid for."""
+        if not trace.is_point_mass:
+            self._add("sampled_squared_error", self._squared_error(trace.px.mean, batch))
         mean = self._reconstruct(batch)
         error = self._squared_error(mean, batch)
         self._add("squared_error", error)

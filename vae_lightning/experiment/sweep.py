@@ -1,0 +1,127 @@
+"""The rate-distortion curve of a model over beta, beside that of principal components."""
+
+from __future__ import annotations
+
+import csv
+import io
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from vae_lightning.data import ImageData
+from vae_lightning.experiment.checkpoint import find_checkpoint, read_checkpoint
+from vae_lightning.experiment.files import write_atomically
+from vae_lightning.experiment.main import main
+from vae_lightning.experiment.module import RECORD
+from vae_lightning.experiment.results import FILE, Results
+from vae_lightning.metrics import gaussian_rate_distortion
+
+BETAS = [0.1, 0.3, 1.0, 3.0, 10.0]
+NAMES = ("rate", "distortion", "elbo", "sampled_squared_error")
+
+
+def sweep(betas: Sequence[float], folder: Path, flags: list[str]) -> str:
+    """Trains and tests one run a beta, from the smallest on, each with the weights of the one before; writes rd.csv and
+    rd.png; returns the table.
+
+    A run that has been tested is done, and one that was stopped goes on, so that the sweep can be stopped at any time.
+
+    Args:
+        betas: weights of the rate in the ELBO, above 0.
+        folder: the runs are beta_<beta> in it.
+        flags: of `fit`: configuration files and settings.
+
+    Raises:
+        ValueError: no beta or one that is not above 0; a run that failed, whose own error stands above.
+    """
+    if not betas or min(betas) <= 0:
+        raise ValueError(f"--betas: expected weights above 0, got {list(betas)}.")
+    before: Path | None = None
+    for beta in sorted(set(betas)):
+        run = folder / f"beta_{beta:g}"
+        if not (run / FILE).is_file():
+            _train(run, beta, before, flags)
+            _call("test", f"--ckpt_path={run}", "--model.test_samples=0")
+        before = run
+    runs = [(beta, Results.read(folder / f"beta_{beta:g}")) for beta in sorted(set(betas))]
+    points = [{"beta": beta, **{name: r.rows[name].mean for name in NAMES}} for beta, r in runs]
+    data = _data(folder / f"beta_{runs[0][0]:g}")
+    limit = gaussian_rate_distortion(data.fixed("train").chunks(), data.levels, [p["rate"] for p in points]).tolist()
+    points = [{**point, "pca_squared_error": error} for point, error in zip(points, limit, strict=True)]
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(points[0]))
+    writer.writeheader()
+    writer.writerows(points)
+    write_atomically(folder / "rd.csv", text.getvalue())
+    _draw(points, data, folder / "rd.png")
+    rows = [" ".join(f"{value:>18.4f}" for value in point.values()) for point in points]
+    return "\n".join([" ".join(f"{name:>18}" for name in points[0]), *rows, f"kept: {folder / 'rd.csv'}, rd.png"])
+
+
+def _call(*arguments: str) -> None:
+    if main(list(arguments)):
+        raise ValueError(
+            f"sweep-rd: `vae-lightning {' '.join(arguments)}` failed, as said above; mend it and run this again."
+        )
+
+
+def _train(run: Path, beta: float, before: Path | None, flags: list[str]) -> None:
+    """Begins a run, or goes on with one that was stopped."""
+    last = run / "checkpoints" / "last.ckpt"
+    if last.is_file():
+        content = read_checkpoint(last)
+        if content["epoch"] + 1 < content[RECORD]["config"]["trainer"]["max_epochs"]:
+            _call("fit", f"--ckpt_path={run}")
+        return
+    if run.is_dir():
+        shutil.rmtree(run)  # stopped before its first epoch's end: nothing of it is kept
+    warm = [] if before is None else [f"--run.warm_start={before}"]
+    objective = ["--model.objective=ELBO", f"--model.objective.beta={beta}", "--checkpoint.monitor=null"]
+    place = [f"--run.root={run.parent.parent}", f"--run.experiment={run.parent.name}", f"--run.name={run.name}"]
+    _call("fit", *flags, *objective, *place, *warm)
+
+
+def _data(run: Path) -> ImageData:
+    """The images that a run saw."""
+    from jsonargparse import ArgumentParser
+
+    config = read_checkpoint(find_checkpoint(run))[RECORD]["config"]["data"]
+    parser = ArgumentParser()
+    parser.add_class_arguments(ImageData, "data")
+    data: ImageData = parser.instantiate(parser.parse_object({"data": config})).data
+    data.setup()
+    return data
+
+
+def _draw(points: list[dict[str, Any]], data: ImageData, file: Path) -> None:
+    """Distortion over rate with the lines of equal ELBO, and squared error over rate beside principal components."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    rates = [point["rate"] for point in points]
+    figure, axes = plt.subplots(1, 2, figsize=(11, 4.2), layout="constrained")
+    best = max(point["elbo"] for point in points)
+    span = [0.0, 1.05 * max(rates)]
+    axes[0].plot(span, [-best - rate for rate in span], "--", color="0.6", label=f"ELBO = {best:.1f} nats")
+    axes[0].plot(rates, [point["distortion"] for point in points], "o-", label="model")
+    axes[0].set_ylabel("distortion, -E log p(x|z), nats/image")
+    grid = torch.linspace(0, span[1], 60).tolist()
+    limit = gaussian_rate_distortion(data.fixed("train").chunks(), data.levels, grid).tolist()
+    axes[1].plot(grid, limit, "--", color="0.6", label="principal components (Gaussian limit)")
+    axes[1].plot(rates, [point["sampled_squared_error"] for point in points], "o-", label="model")
+    axes[1].set_ylabel("squared error, images in [0, 1]")
+    for axis, name in zip(axes, ("distortion", "sampled_squared_error"), strict=True):
+        for point in points:
+            axis.annotate(f"{point['beta']:g}", (point["rate"], point[name]), (4, 4), textcoords="offset points")
+        axis.set_xlabel("rate, KL(q || p), nats/image")
+        axis.legend(frameon=False)
+        axis.spines[["top", "right"]].set_visible(False)
+    stream = io.BytesIO()
+    figure.savefig(stream, format="png", dpi=120)
+    plt.close(figure)
+    write_atomically(file, stream.getvalue())
