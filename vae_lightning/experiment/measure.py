@@ -12,6 +12,7 @@ from vae_lightning.data import ImageData
 from vae_lightning.experiment.module import Experiment
 from vae_lightning.experiment.pictures import grid, save_picture
 from vae_lightning.experiment.results import Results, Section
+from vae_lightning.experiment.studies import studies
 from vae_lightning.metrics import independent_pixels_nll, nats_per_bit_per_dim, pca_squared_error, sample_counts
 
 PCA_LIMIT = 4096
@@ -32,6 +33,8 @@ def measure(experiment: Experiment, data: ImageData, folder: Path) -> Results:
         surprise(experiment, data, folder),
     ]
     evaluation = experiment.evaluation
+    if experiment.test_studies and evaluation.keep:  # in one process
+        sections += studies(experiment.latent_model, data, experiment.device)
     return Results(
         run=str(folder),
         images=evaluation.images,

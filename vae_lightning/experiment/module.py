@@ -36,6 +36,8 @@ class Experiment(LightningModule):
             faster steps after it. Needs a C++ compiler on a CPU.
         channels_last: memory layout of the convolutions: a third faster on a CPU, and on a GPU in half precision.
         test_samples: importance samples per image of the test's -log p(x); 0 leaves it out.
+        test_studies: let the test also study whole sets: what the latents carry, log p(x) by other estimators, samples,
+            sharpness, representation (docs/measuring.md); false for the one pass alone.
         test_corruption: noise on images in [0, 1], from which `test` also measures how well the clean image comes back.
         image_shape: (C, H, W); the command line takes it from the data.
         levels: how many grey levels a value can take; the command line takes it from the data.
@@ -50,6 +52,7 @@ class Experiment(LightningModule):
         compile: bool = False,
         channels_last: bool = False,
         test_samples: int = 1000,
+        test_studies: bool = True,
         test_corruption: nn.Module | None = None,
         image_shape: list[int] | None = None,
         levels: int | None = None,
@@ -69,7 +72,7 @@ class Experiment(LightningModule):
             self.loss = torch.compile(objective.forward)
         self.compile_steps = compile
         self.optimizer, self.lr_scheduler = optimizer, lr_scheduler
-        self.test_samples, self.test_corruption = test_samples, test_corruption
+        self.test_samples, self.test_studies, self.test_corruption = test_samples, test_studies, test_corruption
         self.config: dict[str, Any] | None = None
         """What the command line was given: saved in checkpoints, so that they rebuild the model."""
         self.evaluation: Evaluation

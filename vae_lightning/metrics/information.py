@@ -7,131 +7,193 @@ from __future__ import annotations
 
 import itertools
 import math
+import sys
 from collections.abc import Iterable, Iterator, Sequence
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.distributions import Distribution, Independent, Normal
 
-from vae_lightning.core import Batch, Given, LatentModel, Site
+from vae_lightning.core import Batch, Given, LatentModel
 from vae_lightning.metrics.mean import MeanWithError
 
-MeanError = tuple[float, float]
-"""Mean over images and its standard error."""
-
-IMAGE_VALUES = 2**17
-"""Image values encoded and decoded at a time."""
-PAIRS = 2**18
-"""Pairs of a sample and a posterior at a time, in one dimension: few enough for the caches."""
-PAIR_VALUES = 2**22
-"""Values of pairs at a time, all dimensions together, where the posterior is no diagonal Gaussian."""
-NEGLIGIBLE = 80
-"""Nats below the largest term at which a term is left out of a sum: slow denormal numbers otherwise."""
-CARRIED = 0.01
-"""Nats of rate below which a latent is its prior."""
-IGNORED = 0.1
-"""Nats an image below which the decoder does not mind latents of another image."""
+MeanError = tuple[float, float]  # mean over images and its standard error, nats per image
+IMAGE_VALUES = 2**17  # of the images encoded and decoded at a time
+PAIRS = 2**18  # of a sample and a Gaussian posterior in one dimension at a time: few enough for the caches
+PAIR_VALUES = 2**18  # of pairs in all dimensions at a time, where the posterior is another
+NEGLIGIBLE = 80.0  # nats below a sum's largest term: smaller terms would be float32's denormal numbers, which are slow
+CARRIED = 0.01  # nats of rate below which a latent carries nothing
+IGNORED = 0.1  # nats an image below which the decoder takes latents of another image as well
 
 
 class Rate(NamedTuple):
-    """E KL(q(z|x) || p(z)) and its parts, nats per image, each the mean over images with its standard error.
-
-    rate = mutual_information + prior_hole and prior_hole = total_correlation + dimension_wise_kl, to rounding. The
-    errors take the aggregate posterior as given. A mutual information near log N, its bound, tells of N alone.
-    """
+    """E KL(q(z|x) || p(z)) and its parts: rate = mutual_information + prior_hole, and prior_hole = total_correlation +
+    dimension_wise_kl, to rounding. The errors take the aggregate posterior as given."""
 
     rate: MeanError
     mutual_information: MeanError
     prior_hole: MeanError
-    total_correlation: MeanError | None
-    dimension_wise_kl: MeanError | None
+    total_correlation: MeanError | None = None
+    dimension_wise_kl: MeanError | None = None
 
 
 @torch.no_grad()
 def decompose_rate(
     model: LatentModel, images: Iterable[Tensor], samples_per_image: int = 1, max_images: int = 10_000
 ) -> Rate:
-    """The rate by samples z ~ q(z|x), and its parts by the aggregate posterior q(z) = 1/N sum_j q(z|x_j) of N images:
+    """The rate by samples z ~ q(z|x), and its parts by the aggregate posterior q(z) = 1/N sum_j q(z|x_j), nats:
 
-    - mutual information I(x; z) = E[log q(z|x) - log q(z)] (Hoffman & Johnson 2016),
+    - mutual information I(x; z) = E[log q(z|x) - log q(z)], at most log N (Hoffman & Johnson 2016),
     - prior hole KL(q(z) || p(z)) = E[log q(z) - log p(z)], and of it, where the posterior is a diagonal Gaussian and
       the prior factorises (else None; Chen et al. 2018, eq. 2),
     - total correlation E[log q(z) - sum_d log q_d(z_d)],
     - dimension-wise KL sum_d E[log q_d(z_d) - log p_d(z_d)].
 
-    All pairs of a sample and an image enter, its own too, a few at a time: these are the parts for these N images, of
-    which more would have a larger mutual information and a smaller hole.
+    All pairs of a sample and an image enter, own ones too: with more images the information grows (near log N it tells
+    of N alone) and the hole shrinks. Raises ValueError without images or samples, for a posterior that is a point mass
+    and for several latent sites.
 
     Args:
-        model: in evaluation mode, with one latent site.
+        model: in evaluation mode.
         images: chunks of images.
         samples_per_image: K.
         max_images: N at most, the first of them.
-
-    Raises:
-        ValueError: no image or no sample, a posterior that is a point mass, or several latent sites.
     """
-    if samples_per_image < 1:
-        raise ValueError(f"samples_per_image: expected at least 1, got {samples_per_image}.")
+    if min(samples_per_image, max_images) < 1:
+        raise ValueError(f"expected 1 or more samples_per_image and max_images, got {samples_per_image}, {max_images}.")
     posteriors, samples, log_priors = list[Distribution](), list[Tensor](), list[Tensor]()
+    factors: Distribution | None = None
     for batch in _batches(model, images, max_images):
-        site = _only_site(model, batch)
-        z = site.q.sample((samples_per_image,))  # (K, B, *event)
-        prior = site.p.base_dist if _has_factors(site.p) else site.p
+        trace = model.trace(batch)
+        if trace.is_point_mass or len(trace.sites) != 1:
+            raise ValueError(
+                "decompose_rate: expected one latent site whose posterior has a density, got "
+                f"{[type(site.q).__name__ for site in trace.sites]}: choose a VAE with the encoder GaussianPosterior."
+            )
+        site = trace.sites[0]
+        z, factors = site.q.sample((samples_per_image,)), _factors(site.p)
         posteriors.append(site.q)
         samples.append(z)
-        log_priors.append(prior.log_prob(z).cpu().double())  # (K, B, d) of factors, else (K, B)
-    _require_images(len(posteriors), 1)
-    log_prior = torch.cat(log_priors, 1).flatten(0, 1)  # (M, d) or (M,)
-    log_p = log_prior.sum(1) if log_prior.dim() == 2 else log_prior
-    log_own, log_q, log_factors = _log_aggregate(posteriors, torch.cat(samples, 1).flatten(0, 1))
-
-    def over_images(value: Tensor) -> MeanError:
-        return _mean_error(value.view(samples_per_image, -1).mean(0))
-
-    log_product = log_factors.sum(1) if log_factors is not None and log_prior.dim() == 2 else None
-    return Rate(
-        rate=over_images(log_own - log_p),
-        mutual_information=over_images(log_own - log_q),
-        prior_hole=over_images(log_q - log_p),
-        total_correlation=None if log_product is None else over_images(log_q - log_product),
-        dimension_wise_kl=None if log_product is None else over_images(log_product - log_p),
-    )
+        log_prior = site.p.log_prob(z).unsqueeze(-1) if factors is None else factors.log_prob(z)
+        log_priors.append(log_prior.cpu().double().sum(-1))  # (K, B)
+    _require(len(posteriors), 1)
+    log_p = torch.cat(log_priors, 1).flatten()
+    log_own, log_q, log_product = _log_aggregate(posteriors, torch.cat(samples, 1).flatten(0, 1))
+    differences = [log_own - log_p, log_own - log_q, log_q - log_p]
+    if log_product is not None and factors is not None:
+        differences += [log_q - log_product, log_product - log_p]
+    return Rate(*(_mean_error(difference.view(samples_per_image, -1).mean(0)) for difference in differences))
 
 
 def active_units(means: Tensor, threshold: float = 0.01) -> Tensor:
-    """Which latents move with the image: the variance over images of the posterior's mean is above the threshold, bool
-    (d,) (Burda et al. 2016, section 5.2).
-
-    Args:
-        means: posterior means of all images, (N, d).
-        threshold: a variance.
-    """
+    """Which latents move with the image, bool (d,): the posterior's mean, (N, d), has a variance over all images above
+    the threshold (Burda et al. 2016, section 5.2)."""
     return means.var(0, correction=0) > threshold
 
 
 @torch.no_grad()
 def shuffled_distortion(model: LatentModel, images: Iterable[Tensor]) -> tuple[MeanError, MeanError]:
-    """-log p(x|z), nats per image, with z ~ q(z|x) of the image itself, and with that of the image before it (for the
-    first, of the last): equal where the decoder does not use z. Images in an order, such as by class, have neighbours
-    alike: mix them first.
+    """-log p(x|z), nats per image, with z ~ q(z|x) of the image itself, and with the z of the image before it (for the
+    first, of the last): the same where the decoder does not use z. Mix images whose neighbours are alike. The model is
+    in evaluation mode; the images come in chunks, and fewer than two in all raise ValueError."""
+    matched, shuffled, first, last = list[Tensor](), list[Tensor](), torch.empty(0), dict[str, Tensor]()
+    for batch in _batches(model, images):
+        image, trace = batch["image"], model.trace(batch)
+        matched.append(-trace.log_likelihood(image))
+        if not last:
+            first, image = image[:1], image[1:]
+        before = {s.name: torch.cat([last.get(s.name, s.z[:0]), s.z[:-1]]) for s in trace.sites}
+        if len(image):
+            shuffled.append(-model(Given(before), {}).log_prob(image))
+        last = {site.name: site.z[-1:] for site in trace.sites}
+    _require(sum(map(len, matched)), 2)
+    shuffled.append(-model(Given(last), {}).log_prob(first))
+    return _mean_error(torch.cat(matched)), _mean_error(torch.cat(shuffled))
+
+
+def diagnose(rate_per_latent: Tensor, active: Tensor, matched: float, shuffled: float) -> str:
+    """Whether the posterior has collapsed to the prior, and the setting to change, in a sentence.
 
     Args:
-        model: in evaluation mode.
-        images: chunks of images, two or more in all.
-
-    Raises:
-        ValueError: fewer than two images.
+        rate_per_latent: mean over images of KL(q(z_d|x) || p(z_d)), nats, (d,).
+        active: `active_units`, (d,).
+        matched, shuffled: the means of `shuffled_distortion`, nats.
     """
-    matched, shuffled, first, before = [], [], None, dict[str, Tensor]()
-    for batch in _batches(model, images):
-        batch = model.encoded(batch)
-        trace = model.trace(batch)
-        matched.append(-trace.log_likelihood(batch["image"]))
-        z = {site.name: site.z for site in trace.sites}
-        if first is None:
-            first = batch["image"][:1]
-            before = {name: value[:0] for name, value in z.items()}
-        given = {name: torch.cat([before[name], value])[: -1] for name, value in z.items()}
-        ...
+    carry = active & (rate_per_latent > CARRIED)
+    used, size, cost = int(carry.sum()), len(carry), shuffled - matched
+    nats = f"{rate_per_latent[carry].sum():.1f} of {rate_per_latent.sum():.1f} nats"
+    effect = "as well as its own" if cost < IGNORED else f"{cost:.1f} nats worse than its own"
+    found = f"{used} of {size} latents carry information ({nats}), and those of another image decode it {effect}"
+    more = "lower the KL's weight or warm it up longer (--model.objective.beta), set --model.objective.free_bits 0.1"
+    if cost < IGNORED:
+        return f"Full collapse: {found}; {more}, or take a weaker decoder."
+    if used == size:
+        return f"No collapse: {found}."
+    fewer = f"or do with a smaller --model.latent_model.latent_size ({used})" if 0 < used <= size / 2 else ""
+    return f"Partial collapse: {found}; to use more, {more}, {fewer or 'or take a weaker decoder'}."
+
+
+def _log_aggregate(posteriors: Sequence[Distribution], z: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+    """log q(z_m|x_m), log q(z_m) and, if all posteriors are diagonal Gaussians, sum_d log q_d(z_md), each (M,) float64,
+    of samples (M, *event), where m belongs to image m mod N."""
+    gaussian = all(type(_factors(q)) is Normal for q in posteriors)
+    log_n, parts, start = math.log(sum(q.batch_shape[0] for q in posteriors)), [], 0
+    for pairs, log_sums in (_gaussian_pairs if gaussian else _any_pairs)(posteriors, z):
+        log_pairs = pairs.cpu().double()
+        own = torch.arange(start, start := start + len(log_pairs)) % log_pairs.shape[1]
+        log_own = log_pairs.gather(1, own[:, None])[:, 0]
+        log_q, log_product = log_pairs.logsumexp(1) - log_n, (log_sums.cpu().double() - log_n).sum(1)
+        parts.append(torch.stack([log_own, log_q, log_product], 1))
+    log_own, log_q, log_product = torch.cat(parts).unbind(1)
+    return log_own, log_q, log_product if gaussian else None
+
+
+def _gaussian_pairs(posteriors: Sequence[Distribution], z: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """log q(z_m|x_n), (b, N), and log sum_n q_d(z_md|x_n), (b, d), for b samples at a time, one dimension at a time."""
+    mu, scale = (torch.cat([getattr(q, name) for q in posteriors]).T.contiguous() for name in ("mean", "stddev"))
+    factor, constant = 1 / (scale * math.sqrt(2)), -scale.log() - math.log(2 * math.pi) / 2
+    for rows in z.split(max(1, PAIRS // mu.shape[1])):
+        log_pairs, log_sums = mu.new_zeros(len(rows), mu.shape[1]), torch.empty_like(rows)
+        for d in range(len(mu)):
+            deviation = torch.sub(rows[:, d, None], mu[d]).mul_(factor[d])
+            log_q = torch.addcmul(constant[d], deviation, deviation, value=-1)
+            log_pairs += log_q
+            top = log_q.amax(1, keepdim=True)
+            log_sums[:, d] = log_q.sub_(top).clamp_min_(-NEGLIGIBLE).exp_().sum(1).log_() + top.squeeze(1)
+        yield log_pairs, log_sums
+
+
+def _any_pairs(posteriors: Sequence[Distribution], z: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """log q(z_m|x_n), (b, N), for b samples at a time, by the posteriors' own log_prob, and nothing, (b, 0)."""
+    for rows in z.split(max(1, PAIR_VALUES // (max(q.batch_shape[0] for q in posteriors) * z[0].numel()))):
+        each = [q.log_prob(rows.unsqueeze(1).expand(-1, *q.batch_shape, *q.event_shape)) for q in posteriors]
+        yield torch.cat(each, 1), z.new_empty(len(rows), 0)
+
+
+def _batches(model: LatentModel, images: Iterable[Tensor], at_most: int = sys.maxsize) -> Iterator[Batch]:
+    """The first images, where and as the model takes them, a few at a time."""
+    like = next(itertools.chain(model.parameters(), model.buffers()), torch.empty(0))
+    for chunk in images:
+        for part in chunk[:at_most].split(max(1, IMAGE_VALUES // max(1, chunk[:1].numel()))):
+            if len(part):
+                yield {"image": part.to(like)}
+        if (at_most := at_most - len(chunk)) <= 0:
+            return
+
+
+def _require(count: int, needed: int) -> None:
+    if count < needed:
+        raise ValueError(f"images: expected at least {needed}, got {count}: pass chunks of a larger split.")
+
+
+def _factors(p: Distribution) -> Distribution | None:
+    """The independent factors of a density of vectors, batch_shape (*S, d), where it has them."""
+    return p.base_dist if isinstance(p, Independent) and p.reinterpreted_batch_ndims == 1 else None
+
+
+def _mean_error(value: Tensor) -> MeanError:
+    metric = MeanWithError()
+    metric.update(value.cpu())
+    mean, standard_error, _ = metric.compute()
+    return mean.item(), standard_error.item()

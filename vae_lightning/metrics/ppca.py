@@ -13,10 +13,10 @@ ROUNDING = 1 / 12
 
 
 def ppca_log_prob(train: Iterable[Tensor], test: Iterable[Tensor], levels: int, dimensions: int) -> Tensor:
-    """log p(x) of each test image, nats, (N,), float64, under x = W z + mu + noise, z ~ N(0, I), noise ~ N(0, s^2 I), at
-    the maximum likelihood of the training images (Tipping & Bishop 1999, eq. 3-8): mu their mean, s^2 the mean of the
-    covariance's D - d smallest eigenvalues, W W^T + s^2 I the d largest with s^2 for the rest. Where s^2 would be less
-    than 1/12, the variance of rounding, it is 1/12, and W the optimum at that.
+    """log p(x) of each test image, nats, (N,), float64, under x = W z + mu + noise, z ~ N(0, I), noise ~ N(0, s^2 I),
+    at the maximum likelihood of the training images (Tipping & Bishop 1999, eq. 3-8): mu their mean, s^2 the mean of
+    the covariance's D - d smallest eigenvalues, W W^T + s^2 I the d largest with s^2 for the rest. Where s^2 would be
+    less than 1/12, the variance of rounding, it is 1/12, and W the optimum at that.
 
     A density over the integer image, as a Gaussian likelihood's: that of the image scaled to [0, 1] is higher by
     D log(levels - 1). Not to be compared with a probability of grey levels, which it exceeds at little noise.
@@ -42,7 +42,9 @@ def ppca_log_prob(train: Iterable[Tensor], test: Iterable[Tensor], levels: int, 
     if not count:
         raise ValueError("train: expected chunks of images, got none: give an iterable that has not been used up.")
     if not 0 <= dimensions < len(total):
-        raise ValueError(f"dimensions: expected 0 to {len(total) - 1} for images of {len(total)} values, got {dimensions}.")
+        raise ValueError(
+            f"dimensions: expected 0 to {len(total) - 1} for images of {len(total)} values, got {dimensions}."
+        )
     mean = total / count
     values, vectors = torch.linalg.eigh(products / count - mean.outer(mean))  # rising
     rest = len(total) - dimensions

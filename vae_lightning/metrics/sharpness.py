@@ -1,5 +1,5 @@
-"""How sharp images are, by two measures of the images alone: compare a model's images with those that it was trained on,
-not with other data's. Images are (N, C, H, W) in [0, 1], H and W at least 2."""
+"""How sharp images are, by two measures of the images alone: compare a model's with those that it was trained on, not
+with other data's. Images are (N, C, H, W) in [0, 1], H and W at least 2."""
 
 from __future__ import annotations
 
@@ -57,14 +57,14 @@ def high_frequency_energy(images: Tensor) -> Tensor:
 
 def edge_width(images: Tensor) -> Tensor:
     """How many pixels an image takes from its darkest to its brightest value at the slope of its edges:
-    (max - min) sum |g| / sum |g|^2, the range over the slope's mean, each slope weighed by itself so that edges count and
-    flat ground does not; mean over channels. (N,), pixels, float64; nan for an image whose channels are constant.
+    (max - min) sum |g| / sum |g|^2, the range over the slope's mean, each slope weighed by itself so that edges count
+    and flat ground does not; mean over channels. (N,), pixels, float64; nan for an image whose channels are constant.
 
-    An upright step is 1 wide, a ramp over w pixels w, and a step blurred by a Gaussian of s >~ 1 pixels 2 sqrt(pi) s (its
-    10-90 % rise is 2.56 s), however many there are. Edges of less than the full range count as wider by that factor, and
-    noise on flat ground widens, so that only images of one kind compare. |g|^2 is taken in each square of four pixels, as
-    the mean square of its upright sides' differences plus that of its level sides', which a checkerboard does not
-    escape. A relation of the measured edge widths of Marziliano et al. (2002), without their edge detector.
+    An upright step is 1 wide, a ramp over w pixels w, a step blurred by a Gaussian of s >= 1 pixels about 2 sqrt(pi) s,
+    where its 10-90 % rise is 2.56 s, however many there are. Edges of less than the full range count as wider by that
+    factor, and noise on flat ground widens, so that only images of one kind compare. |g|^2 is taken in each square of
+    four pixels, from all its sides: a checkerboard has slopes, too. A relation of the edge widths that Marziliano et
+    al. (2002) measure, without their edge detector.
 
     Args:
         images: (N, C, H, W), in [0, 1].
@@ -74,6 +74,8 @@ def edge_width(images: Tensor) -> Tensor:
     """
     x = _require_images(images)
     along_y, along_x = x.diff(dim=2).square(), x.diff(dim=3).square()
-    square = 0.5 * (along_y[..., 1:] + along_y[..., :-1] + along_x[..., 1:, :] + along_x[..., :-1, :])  # (N, C, H-1, W-1)
+    square = 0.5 * (
+        along_y[..., 1:] + along_y[..., :-1] + along_x[..., 1:, :] + along_x[..., :-1, :]
+    )  # (N, C, H-1, W-1)
     width = _contrast(x) * square.sqrt().sum((2, 3)) / square.sum((2, 3))  # a constant channel is 0 / 0
     return width.nanmean(1)

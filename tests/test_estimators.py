@@ -1,0 +1,385 @@
+"""Estimates of log p(x) and of its gap to the ELBO against linear-Gaussian truths; probabilistic PCA; sharpness."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from functools import partial
+
+import pytest
+import torch
+from sklearn.datasets import load_digits
+from sklearn.decomposition import PCA
+from torch import Tensor
+from torch.distributions import Independent, MultivariateNormal, Normal, kl_divergence
+
+from vae_lightning.conditionals import BernoulliLikelihood, GaussianLikelihood, GaussianPosterior, PointMass
+from vae_lightning.core import Batch, Draw, LatentModel
+from vae_lightning.metrics.annealing import annealed_log_prob, sigmoidal
+from vae_lightning.metrics.gap import inference_gap, prior_log_prob
+from vae_lightning.metrics.ppca import ppca_log_prob
+from vae_lightning.metrics.sharpness import CUT, edge_width, frequencies, high_frequency_energy
+from vae_lightning.models import VAE
+from vae_lightning.nets import MLP
+
+SCALE = 0.5
+SHAPE = (1, 2, 4)
+
+
+def linear_gaussian(weight: Tensor, shift: float = 0.0, wider: float = 0.0, images: int = 40) -> tuple[VAE, Tensor]:
+    """x = W z + bias + 0.5 noise, (8, d) weights, and images of it. The encoder has the exact means and the variances
+    1 / precision_ii, the best of a diagonal Gaussian, unless `shift` is added to the means and `wider` to the log
+    scales."""
+    d, linear = weight.shape[1], partial(MLP, hidden=[])
+    likelihood = partial(GaussianLikelihood, net=linear, scale=SCALE)
+    model = VAE(SHAPE, 2, partial(GaussianPosterior, net=linear), likelihood, latent_size=d).double().eval()
+    bias = torch.randn(8).double()
+    with torch.no_grad():
+        model.likelihood.head.last.weight.copy_(weight)
+        model.likelihood.head.last.bias.copy_(bias)
+        gain = torch.linalg.solve(precision(weight), weight.T / SCALE**2)
+        model.encoder.mu.weight.copy_(gain)
+        model.encoder.mu.bias.copy_(-gain @ bias + shift)
+        log_scale = -0.5 * precision(weight).diag().log() + wider
+        model.encoder.log_scale.bias.copy_(7 * torch.atanh(log_scale / 7))
+    x = torch.randn(images, d).double() @ weight.T + bias + SCALE * torch.randn(images, 8).double()
+    return model, x.view(-1, *SHAPE)
+
+
+def precision(weight: Tensor) -> Tensor:
+    """Of p(z|x), whatever x."""
+    return torch.eye(weight.shape[1]).double() + weight.T @ weight / SCALE**2
+
+
+def posterior(model: VAE, x: Tensor) -> MultivariateNormal:
+    last = model.likelihood.head.last
+    weight, bias = last.weight.detach(), last.bias.detach()
+    mean = torch.linalg.solve(precision(weight), weight.T @ (x.flatten(1) - bias).T / SCALE**2).T
+    return MultivariateNormal(mean, precision_matrix=precision(weight))
+
+
+def exact(model: VAE, x: Tensor) -> Tensor:
+    """log p(x), (B,)."""
+    last = model.likelihood.head.last
+    weight = last.weight.detach()
+    covariance = weight @ weight.T + SCALE**2 * torch.eye(8).double()
+    return MultivariateNormal(last.bias.detach(), covariance).log_prob(x.flatten(1))
+
+
+def orthogonal() -> Tensor:
+    """Weights whose posterior is diagonal."""
+    return torch.linalg.qr(torch.randn(8, 3).double())[0] * torch.tensor([2.0, 1.0, 0.3])
+
+
+def correlated() -> Tensor:
+    return orthogonal() @ torch.tensor([[1.0, 0.8, 0.3], [0.0, 0.6, 0.5], [0.0, 0.0, 1.0]]).double()
+
+
+# -- annealed importance sampling -------------------------------------------------------------------------------------
+
+
+def test_annealing_schedule() -> None:
+    for steepness in (0.0, 4.0):
+        b = sigmoidal(10, steepness)
+        assert (b[0], b[-1], len(b)) == (0, 1, 11)
+        assert all(low < high for low, high in itertools.pairwise(b))
+        assert [1 - x for x in reversed(b)] == pytest.approx(b)
+    assert sigmoidal(4, 0.0) == pytest.approx([0, 0.25, 0.5, 0.75, 1])
+    assert sigmoidal(100, 4.0)[1] < 0.002  # slow where the chains leave the start
+
+
+@pytest.mark.parametrize("start", ["posterior", "prior"])
+def test_annealing_meets_the_exact_value_within_its_own_error(start: str) -> None:
+    """A posterior off by some of its scales; of 40 images about 95 % lie within 1.96 of their own errors."""
+    model, x = linear_gaussian(correlated(), shift=0.3, wider=-0.3)
+    found = annealed_log_prob(model, {"image": x}, chains=64, temperatures=100, leapfrog_steps=8, start=start)
+    z = (found.log_prob - exact(model, x)) / found.standard_error
+    assert (z.abs() < 3).float().mean() >= 0.975
+    assert (z.abs() < 1.96).float().mean() >= 0.85
+    assert 0.6 < z.std() < 1.5  # nor are the errors too large
+    assert abs(z.mean()) < 3 / math.sqrt(40) + 0.1
+    assert found.standard_error.max() < 0.3
+
+
+def test_annealing_does_better_than_importance_sampling_from_a_spoilt_encoder() -> None:
+    """One temperature without a transition is importance sampling, and its error is many times that of annealing."""
+    model, x = linear_gaussian(correlated(), shift=1.0, wider=-1.0, images=10)
+    plain = annealed_log_prob(model, {"image": x}, 200, temperatures=1)
+    annealed = annealed_log_prob(model, {"image": x}, 64, temperatures=200, leapfrog_steps=10)
+    worst = (annealed.log_prob - exact(model, x)).abs().max()
+    assert worst < 1
+    assert (plain.log_prob - exact(model, x)).mean() < -20
+
+
+def test_mean_weight_is_without_bias_for_p_of_x() -> None:
+    """Also with few temperatures and short, rough transitions, whose weights are noisy: that is what the pilots buy."""
+    model, x = linear_gaussian(correlated(), images=1)
+    many = x.expand(4000, *SHAPE)
+    found = annealed_log_prob(model, {"image": many}, 2, temperatures=6, leapfrog_steps=2, start="prior", pilots=1)
+    ratio = (found.log_prob - exact(model, x)).exp()
+    assert abs(ratio.mean() - 1) < 4 * ratio.std() / math.sqrt(4000)
+    assert found.log_prob.mean() < exact(model, x) - 0.02  # its logarithm has one
+
+
+def test_annealing_of_an_exact_posterior_has_no_error() -> None:
+    model, x = linear_gaussian(orthogonal())
+    found = annealed_log_prob(model, {"image": x}, chains=3, temperatures=5, leapfrog_steps=2)
+    torch.testing.assert_close(found.log_prob, exact(model, x))
+    assert found.standard_error.max() < 1e-6
+
+
+def test_annealing_meets_a_sum_over_a_grid_of_latents() -> None:
+    """A nonlinear decoder of binary images with two latents, whose log p(x) is a sum over a fine grid."""
+    likelihood = partial(BernoulliLikelihood, net=partial(MLP, hidden=[8], activation=torch.nn.Tanh))
+    model = VAE((1, 3, 3), 2, likelihood=likelihood, latent_size=2).double().eval()
+    with torch.no_grad():
+        model.likelihood.head.last.weight.mul_(4)
+    x = model.sample({}, 12).sample()
+    axis = torch.linspace(-6, 6, 241).double()
+    grid = torch.cartesian_prod(axis, axis)
+    with torch.no_grad():
+        joint = model.likelihood(grid[:, None]).log_prob(x) + Normal(0.0, 1.0).log_prob(grid).sum(1, keepdim=True)
+    truth = joint.logsumexp(0) + 2 * math.log(0.05)
+    for start in ("posterior", "prior"):
+        estimate = partial(annealed_log_prob, model, {"image": x}, 32, temperatures=60, leapfrog_steps=4, start=start)
+        found = [estimate(seed=seed) for seed in range(4)]
+        error = torch.stack([f.log_prob - truth for f in found])
+        z = error / torch.stack([f.standard_error for f in found])  # 48 of them
+        assert (z.abs() < 1.96).float().mean() > 0.85
+        assert z.abs().max() < 4.5
+        assert error.abs().max() < 0.5
+
+
+def test_annealing_leaves_model_generator_and_caller_as_they_were() -> None:
+    model, x = linear_gaussian(orthogonal(), shift=0.2, images=300)  # several tiles
+    before = torch.get_rng_state()
+    arguments = {"chains": 2, "temperatures": 3, "leapfrog_steps": 1}
+    with torch.no_grad():
+        first = annealed_log_prob(model, {"image": x}, **arguments)
+        assert not torch.is_grad_enabled()
+    assert torch.equal(torch.get_rng_state(), before)
+    assert torch.equal(first.log_prob, annealed_log_prob(model, {"image": x}, **arguments).log_prob)
+    assert not torch.equal(first.log_prob, annealed_log_prob(model, {"image": x}, **arguments, seed=1).log_prob)
+    assert not first.log_prob.requires_grad
+    assert all(p.requires_grad and p.grad is None for p in model.parameters())
+    with torch.inference_mode(), pytest.raises(ValueError, match="inference_mode"):
+        annealed_log_prob(model, {"image": x})
+
+
+def test_images_do_not_depend_on_how_many_move_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, x = linear_gaussian(orthogonal(), shift=0.2, images=7)
+    monkeypatch.setattr("vae_lightning.metrics.annealing.TILE_VALUES", 8 * 4 * 40 * 2)  # two images of 40 chains
+    found = annealed_log_prob(model, {"image": x}, 36, temperatures=20, leapfrog_steps=3)
+    assert found.log_prob.shape == found.standard_error.shape == (7,)
+    assert ((found.log_prob - exact(model, x)) / found.standard_error).abs().max() < 3.5
+
+
+class TwoLatents(LatentModel):
+    def __init__(self) -> None:
+        super().__init__()
+        self.vae = VAE(SHAPE, 2, latent_size=2)
+
+    def forward(self, draw: Draw, given: Batch) -> torch.distributions.Distribution:
+        normal = Independent(Normal(torch.zeros(1, 2), 1.0), 1)
+        draw("above", normal, normal)
+        return self.vae(draw, given)
+
+
+def test_refusals() -> None:
+    x = torch.zeros(2, *SHAPE)
+    autoencoder = VAE(SHAPE, 2, encoder=PointMass, latent_size=2)
+    for model, got in ((autoencoder, "a point mass"), (TwoLatents(), "2 latents")):
+        with pytest.raises(ValueError, match=f"one latent .* got {got}"):
+            annealed_log_prob(model, {"image": x}, 2, 1, 1)
+        with pytest.raises(ValueError, match=f"one latent .* got {got}"):
+            inference_gap(model, {"image": x}, torch.zeros(2))
+    model = VAE(SHAPE, 2, latent_size=2)
+    for arguments in ({"chains": 1}, {"temperatures": 0}, {"leapfrog_steps": 0}, {"pilots": 0}):
+        with pytest.raises(ValueError, match=r"expected at least \(2, 1, 1, 1\)"):
+            annealed_log_prob(model, {"image": x}, **arguments)
+    with pytest.raises(ValueError, match="'posterior' or 'prior', got 'encoder'"):
+        annealed_log_prob(model, {"image": x}, start="encoder")
+    with pytest.raises(ValueError, match="expected one value an image, 2"):
+        inference_gap(model, {"image": x}, torch.zeros(3))
+    with pytest.raises(ValueError, match="at least 1 of each"):
+        inference_gap(model, {"image": x}, torch.zeros(2), steps=0)
+    with pytest.raises(ValueError, match="at least 1"):
+        prior_log_prob(model, {"image": x}, 0)
+    model.encoder.forward = lambda image: MultivariateNormal(torch.zeros(len(image), 2), torch.eye(2))
+    with pytest.raises(ValueError, match="GaussianPosterior"):
+        inference_gap(model, {"image": x}, torch.zeros(2))
+
+
+# -- the parts of the gap ---------------------------------------------------------------------------------------------
+
+
+def test_prior_samples_fall_short_and_rise_with_their_number() -> None:
+    model, x = linear_gaussian(orthogonal())
+    truth = exact(model, x)
+    means = []
+    for k in (1, 10, 100):
+        means.append(torch.stack([prior_log_prob(model, {"image": x}, k) for _ in range(50)]).mean())
+    means.append(prior_log_prob(model, {"image": x}, 200_000).mean())
+    assert all(low < high for low, high in itertools.pairwise(means))
+    assert means[2] < truth.mean() - 0.05
+    torch.testing.assert_close(prior_log_prob(model, {"image": x}, 200_000), truth, atol=0.15, rtol=0)
+
+
+@pytest.mark.parametrize("tile", [1, 7, 64, 10_000])
+def test_prior_samples_in_tiles_are_the_sum_at_once(tile: int) -> None:
+    model, x = linear_gaussian(orthogonal(), images=9)
+    torch.manual_seed(1)
+    found = prior_log_prob(model, {"image": x}, 50, tile)
+    torch.manual_seed(1)
+    at_once = max(1, tile // min(9, math.isqrt(tile)))
+    counts = [min(at_once, 50 - done) for done in range(0, 50, at_once)]
+    parts = [model.sample({}, count).log_prob(x[:, None]) for count in counts]
+    torch.testing.assert_close(found, torch.cat(parts, 1).exp().mean(1).log())
+
+
+def test_spoilt_encoder_is_told_from_the_family() -> None:
+    """With a diagonal p(z|x) the family loses nothing, and the encoder KL(q || p(z|x)), for each image."""
+    model, x = linear_gaussian(orthogonal(), shift=0.4, wider=0.3)
+    gap = inference_gap(model, {"image": x}, exact(model, x), num_samples=4000)
+    kl = kl_divergence(posterior_of(model, x), posterior(model, x))
+    assert kl.min() > 0.5
+    torch.testing.assert_close(gap.approximation, torch.zeros_like(kl), atol=0.01, rtol=0)
+    torch.testing.assert_close(gap.amortisation, kl, atol=0.3, rtol=0)
+    assert gap.amortisation.mean().item() == pytest.approx(kl.mean().item(), rel=0.02)
+    torch.testing.assert_close(gap.elbo + gap.amortisation + gap.approximation, exact(model, x))
+    torch.testing.assert_close(gap.best_elbo, gap.elbo + gap.amortisation)
+
+
+def posterior_of(model: VAE, x: Tensor) -> MultivariateNormal:
+    """The encoder's q(z|x), as the class whose KL to p(z|x) torch has in closed form."""
+    q = model.trace({"image": x}).sites[0].q
+    return MultivariateNormal(q.mean.detach(), torch.diag_embed(q.variance.detach()))
+
+
+def test_correlated_posterior_leaves_the_approximation_gap() -> None:
+    """The best diagonal q has the exact mean and variances 1 / precision_ii, at KL = 1/2 (sum log precision_ii - log
+    det precision), whatever the image and wherever the search starts."""
+    weight = correlated()
+    closed = 0.5 * (precision(weight).diag().log().sum() - precision(weight).logdet())
+    assert closed > 0.3
+    model, x = linear_gaussian(weight, shift=0.5, wider=-0.5)
+    gap = inference_gap(model, {"image": x}, exact(model, x), num_samples=4000)
+    torch.testing.assert_close(gap.approximation, closed.expand(40), atol=0.12, rtol=0)
+    assert gap.approximation.mean().item() == pytest.approx(closed.item(), rel=0.05)
+    model, x = linear_gaussian(weight)  # an encoder that is the best already
+    gap = inference_gap(model, {"image": x}, exact(model, x), num_samples=4000)
+    assert 0 <= gap.amortisation.min() <= gap.amortisation.max() < 0.02
+    assert all(p.requires_grad and p.grad is None for p in model.parameters())
+
+
+# -- probabilistic PCA ------------------------------------------------------------------------------------------------
+
+
+def scikit_learn(train: Tensor, test: Tensor, dimensions: int) -> Tensor:
+    """Its log-likelihood, with the maximum-likelihood covariance (1/N) in place of the unbiased one."""
+    flat = train.flatten(1).double().numpy()
+    oracle = PCA(dimensions, svd_solver="full").fit(flat)
+    ratio = (len(flat) - 1) / len(flat)
+    oracle.explained_variance_, oracle.noise_variance_ = (
+        oracle.explained_variance_ * ratio,
+        oracle.noise_variance_ * ratio,
+    )
+    return torch.from_numpy(oracle.score_samples(test.flatten(1).double().numpy()))
+
+
+def test_ppca_is_scikit_learns_over_the_integer_image() -> None:
+    images = torch.from_numpy(load_digits().images).to(torch.uint8).unsqueeze(1)
+    train, test = images[:1200], images[1200:]
+    for dimensions in (1, 10, 40):
+        found = ppca_log_prob(train.split(500), test.split(123), 17, dimensions)
+        torch.testing.assert_close(found, scikit_learn(train, test, dimensions), rtol=1e-8, atol=1e-6)
+    scaled = scikit_learn(train / 16, test / 16, 10)  # a density over [0, 1], higher by the Jacobian
+    torch.testing.assert_close(ppca_log_prob([train], [test], 17, 10), scaled - 64 * math.log(16))
+
+
+def test_ppca_counts_no_rounding_and_refuses_binary_images() -> None:
+    """Values that never change are given the variance of rounding, and what is left is a Gaussian in one direction."""
+    x = torch.zeros(2000, 1, 2, 2)
+    x[:, 0, 0, 0] = (128 + 20 * torch.randn(2000)).round()
+    variance = x[:, 0, 0, 0].double().var(unbiased=False)
+    scale = torch.tensor([variance, 1 / 12, 1 / 12, 1 / 12]).double().sqrt()
+    expected = Normal(x.double().flatten(1).mean(0), scale).log_prob(x.flatten(1).double()).sum(1)
+    torch.testing.assert_close(ppca_log_prob([x], [x], 256, 1), expected)
+    torch.testing.assert_close(ppca_log_prob([x], [x], 256, 2), expected)  # a component below the floor is none
+    with pytest.raises(ValueError, match="binary"):
+        ppca_log_prob([x], [x], 2, 1)
+    with pytest.raises(ValueError, match="0 to 3 for images of 4 values, got 4"):
+        ppca_log_prob([x], [x], 256, 4)
+    with pytest.raises(ValueError, match="got none"):
+        ppca_log_prob([], [x], 256, 1)
+
+
+def test_ppca_is_the_marginal_of_its_linear_model() -> None:
+    """Without components it is one Gaussian, and with more of them the training images only gain."""
+    x = torch.randint(0, 256, (500, 1, 3, 3))
+    flat = x.flatten(1).double()
+    scale = (flat - flat.mean(0)).square().mean().sqrt()
+    torch.testing.assert_close(ppca_log_prob([x], [x], 256, 0), Normal(flat.mean(0), scale).log_prob(flat).sum(1))
+    means = [ppca_log_prob(x.split(100), [x], 256, d).mean() for d in range(9)]
+    assert all(low < high for low, high in itertools.pairwise(means))
+
+
+# -- sharpness --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [(2, 2), (2, 3), (5, 4), (28, 28), (27, 31)])
+def test_one_sided_spectrum_counts_every_cell_of_the_whole(size: tuple[int, int]) -> None:
+    images = torch.rand(5, 3, *size).double()
+    whole = torch.fft.fft2(images - images.mean((2, 3), keepdim=True)).abs().square().sum(1)
+    y, x = (torch.fft.fftfreq(n, dtype=torch.float64) for n in size)
+    above = torch.hypot(y[:, None], x) > CUT
+    torch.testing.assert_close(high_frequency_energy(images), whole[:, above].sum(1) / whole.sum((1, 2)))
+    assert frequencies(*size)[1].sum() == size[0] * size[1]
+
+
+def test_white_noise_has_the_share_of_cells_above_the_cut_and_a_blur_has_less() -> None:
+    noise = 0.5 + 0.1 * torch.randn(2000, 1, 16, 16)
+    radius, count = frequencies(16, 16)
+    cells = count[radius > CUT].sum() / (16 * 16 - 1)
+    share = high_frequency_energy(noise)
+    assert abs(share.mean() - cells) < 4 * share.std() / math.sqrt(2000)
+    blurred = torch.nn.functional.avg_pool2d(noise, 3, stride=1, padding=1)
+    assert (high_frequency_energy(blurred) < share).all()
+    for period, expected in ((16, 0.0), (16 / 3, 0.0), (16 / 5, 1.0), (2, 1.0)):
+        image = 0.5 + 0.4 * torch.cos(2 * math.pi * torch.arange(16) / period).expand(1, 1, 16, 16)
+        assert high_frequency_energy(image).item() == pytest.approx(expected, abs=1e-9)
+        assert high_frequency_energy(image.mT).item() == pytest.approx(expected, abs=1e-9)
+
+
+def test_edges_of_known_width() -> None:
+    at = torch.arange(64).double()
+    step = (at >= 32).double().expand(1, 2, 64, 64)
+    assert edge_width(step).item() == edge_width(step.mT).item() == pytest.approx(1)
+    assert edge_width(0.2 + 0.3 * step).item() == pytest.approx(1)  # whatever the contrast
+    for width in (2, 5, 20):
+        ramp = ((at - 5) / width).clamp(0, 1).expand(1, 1, 64, 64)
+        assert edge_width(ramp).item() == pytest.approx(width)
+        assert edge_width(ramp * ramp.flip(-1)).item() == pytest.approx(width)  # two edges as one
+    for scale in (1.0, 2.0, 4.0):
+        width = 2 * math.sqrt(math.pi) * scale
+        blurred = torch.special.ndtr((at - 31.5) / scale).expand(1, 1, 64, 64)
+        assert edge_width(blurred).item() == pytest.approx(width, rel=0.05)
+        diagonal = torch.special.ndtr((at + at[:, None] - 63) / math.sqrt(2) / scale).expand(1, 1, 64, 64)
+        assert edge_width(diagonal).item() == pytest.approx(width, rel=0.07)
+
+
+def test_blurred_digits_are_wider_and_lower() -> None:
+    images = torch.from_numpy(load_digits().images[:200] / 16).unsqueeze(1)
+    blurred = torch.nn.functional.avg_pool2d(images, 3, stride=1, padding=1)
+    assert (edge_width(blurred) > edge_width(images)).all()
+    assert (high_frequency_energy(blurred) < high_frequency_energy(images)).all()
+
+
+def test_constant_images_have_no_sharpness() -> None:
+    images = torch.full((3, 2, 7, 6), 0.1)
+    images[1, 1, 6, 5] = 0.2  # a corner in one channel
+    for measure in (edge_width, high_frequency_energy):
+        found = measure(images)
+        assert found.isnan().tolist() == [True, False, True]
+        with pytest.raises(ValueError, match=r"at least 2 x 2 pixels, got \(3, 2, 1, 6\)"):
+            measure(images[:, :, :1])
