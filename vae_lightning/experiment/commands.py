@@ -28,8 +28,8 @@ class CommandTrainer(Trainer):
         """Looks a configuration and its data over before training; status 1 where something wants a look."""
         from vae_lightning.experiment.doctor import examine, table
 
-        datamodule.setup()
-        findings = examine(model.to(self.strategy.root_device), datamodule, self.max_epochs)
+        model = model.to(self.strategy.root_device)
+        findings = examine(model, datamodule, self.max_epochs, self.gradient_clip_val)
         print(table(findings))
         if not all(finding.ok for finding in findings):
             raise SystemExit(1)

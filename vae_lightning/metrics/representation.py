@@ -7,18 +7,37 @@ deviation, so that a latent that hardly varies weighs as much as any other. Accu
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from vae_lightning.metrics.samples import k_nearest
+TILE_VALUES = 2**24
+"""Distances held at a time: 64 MiB in float32."""
 
 
 class Accuracy(NamedTuple):
     value: float
     standard_error: float
+
+
+class Neighbours(NamedTuple):
+    distances: Tensor  # (N,) or (N, k), nearest first
+    indices: Tensor  # the same shape, int64
+
+
+def distances(queries: Tensor, references: Tensor) -> Iterator[Tensor]:
+    """Euclidean distances over all values of an image or row, float32, some queries at a time: (n, references)."""
+    queries, references = queries.flatten(1), references.flatten(1).float()
+    for part in queries.split(max(1, TILE_VALUES // len(references))):
+        yield torch.cdist(part.float(), references)
+
+
+def k_nearest(queries: Tensor, references: Tensor, k: int) -> Neighbours:
+    """The k nearest references of each query, (N, k)."""
+    found = [d.topk(k, largest=False) for d in distances(queries, references)]
+    return Neighbours(torch.cat([f.values for f in found]), torch.cat([f.indices for f in found]))
 
 
 def knn_accuracy(train_x: Tensor, train_y: Tensor, test_x: Tensor, test_y: Tensor, k: int = 5) -> Accuracy:

@@ -8,22 +8,16 @@ Legend of shapes: N, M sizes of sets; F features; images (N, C, H, W), integers 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from vae_lightning.metrics.representation import Neighbours, distances, k_nearest
 from vae_lightning.nets.conv import stage_sizes
 
 FEATURES = 128
-TILE_VALUES = 2**24
-"""Distances held at a time: 64 MiB in float32."""
-
-
-class Neighbours(NamedTuple):
-    distances: Tensor  # (N,) or (N, k), nearest first
-    indices: Tensor  # the same shape, int64
 
 
 class KernelDistance(NamedTuple):
@@ -42,13 +36,7 @@ class DensityCoverage(NamedTuple):
 
 
 class Classifier(nn.Module):
-    """Images of any size and channel count -> logits, by strided convolutions down to 7 pixels or fewer a side.
-
-    Args:
-        image_shape: (C, H, W).
-        classes: how many.
-        levels: how many grey levels a value can take.
-    """
+    """Images of any (C, H, W) -> logits, by strided convolutions down to 7 pixels or fewer a side."""
 
     def __init__(self, image_shape: tuple[int, int, int], classes: int, levels: int) -> None:
         super().__init__()
@@ -66,27 +54,22 @@ class Classifier(nn.Module):
 
     def features(self, x: Tensor) -> Tensor:
         """What the last layer sees, (B, FEATURES), at least 0."""
-        out: Tensor = self.body(x.float() / (self.levels - 1))
-        return out
+        return self.body(x.float() / (self.levels - 1))
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits, (B, classes)."""
-        out: Tensor = self.head(self.features(x))
-        return out
+        return self.head(self.features(x))
 
 
-def train_classifier(
-    images: Tensor, labels: Tensor, levels: int, epochs: int = 4, batch_size: int = 256, seed: int = 0
-) -> Classifier:
-    """A classifier in evaluation mode, trained by Adam at a one-cycle rate on randomly shifted images. Its noise is its
-    own: the caller's random state is left as it was.
+def train_classifier(images: Tensor, labels: Tensor, levels: int, epochs: int = 4, seed: int = 0) -> Classifier:
+    """A classifier in evaluation mode, trained by Adam at a one-cycle rate on batches of 256 images, each batch
+    shifted at random. No image is dropped, and the caller's random state is left as it was.
 
     Args:
         images: uint8, on the device that trains.
         labels: (N,), 0..classes-1.
-        levels: how many.
+        levels: how many a value can take.
         epochs: passes over the images.
-        batch_size: images a step; an epoch is split evenly, and no image is dropped.
         seed: of weights, order and shifts.
 
     Raises:
@@ -103,25 +86,17 @@ def train_classifier(
         torch.default_generator.manual_seed(seed)
         classifier = Classifier((channels, height, width), int(labels.max()) + 1, levels).to(device)
     reach = max(height, width) // 14  # 2 of 28 pixels
-    rows, columns = torch.arange(height, device=device), torch.arange(width, device=device)
-    steps = math.ceil(len(images) / batch_size)
+    steps = math.ceil(len(images) / 256)
     optimizer = torch.optim.Adam(classifier.parameters(), fused=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.01, total_steps=epochs * steps)
     with torch.inference_mode(False), torch.enable_grad():
         for _ in range(epochs):
             for chosen in torch.randperm(len(images), generator=generator).to(device).tensor_split(steps):
-                dy, dx = torch.randint(2 * reach + 1, (2, len(chosen), 1), generator=generator).to(device)
-                x = nn.functional.pad(images.index_select(0, chosen), (reach,) * 4)
-                # Advanced indices around a slice put the channels last: (B, H, W, C).
-                x = x[
-                    torch.arange(len(x), device=device)[:, None, None],
-                    :,
-                    (dy + rows)[:, :, None],
-                    (dx + columns)[:, None],
-                ]
-                loss = nn.functional.cross_entropy(classifier(x.movedim(3, 1)), labels.index_select(0, chosen).long())
+                y, x = torch.randint(2 * reach + 1, (2,), generator=generator).tolist()
+                padded = nn.functional.pad(images.index_select(0, chosen), (reach,) * 4)
+                logits = classifier(padded[:, :, y : y + height, x : x + width])
                 optimizer.zero_grad()
-                loss.backward()
+                nn.functional.cross_entropy(logits, labels.index_select(0, chosen).long()).backward()
                 optimizer.step()
                 schedule.step()
     return classifier.eval().requires_grad_(False)
@@ -141,8 +116,9 @@ def accuracy(classifier: Classifier, images: Tensor, labels: Tensor) -> float:
 def frechet_distance(a: Tensor, b: Tensor) -> float:
     """|mu_a - mu_b|^2 + Tr(S_a + S_b - 2 (S_a S_b)^(1/2)) of the sets' moments (Heusel et al. 2017), in float64.
 
-    With S = R'R, the trace of the root is the sum of the singular values of R_a R_b', which needs no full rank. The
-    estimate is biased upwards in small sets: compare equal sizes.
+    With S = R'R, the trace of the root is the sum of the singular values of R_a R_b', which needs no full rank. Of
+    features of our own classifier it ranks our own models, and is no Inception figure; it is biased upwards in small
+    sets, so compare equal sizes.
     """
     _require_sets("frechet_distance", a, b, 2)
     a, b = a.double(), b.double()
@@ -157,9 +133,9 @@ def kernel_distance(a: Tensor, b: Tensor, subsets: int = 10, size: int | None = 
     Mean over disjoint random subsets of `size` (all that fit by default), so that the subsets are independent and
     their spread gives an honest standard error; nan for a single subset. Zero on average for equal distributions.
     """
-    size = min(len(a), len(b)) // subsets if size is None else size
-    if size < 2:
-        raise ValueError(f"kernel_distance: expected subsets of 2 or more, got size {size}: give more features.")
+    size = min(len(a), len(b)) // max(subsets, 1) if size is None else size
+    if subsets < 1 or size < 2:
+        raise ValueError(f"kernel_distance: expected 1 subset or more, of 2 or more features, got {subsets} of {size}.")
     _require_sets("kernel_distance", a, b, subsets * size)
     generator = torch.Generator().manual_seed(seed)
     blocks = [x[torch.randperm(len(x), generator=generator)[: subsets * size]].double().chunk(subsets) for x in (a, b)]
@@ -192,41 +168,27 @@ def density_coverage(real: Tensor, fake: Tensor, k: int = 5) -> DensityCoverage:
 def _balls(centres: Tensor, points: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """For each point how many balls it lies in, and for each centre whether its ball holds a point."""
     radii = k_nearest(centres, centres, k + 1).distances[:, k]  # the first is the centre itself
-    inside = [(near.sum(1), near.any(0)) for near in (d <= radii for d in _distances(points, centres))]
+    inside = [(near.sum(1), near.any(0)) for near in (d <= radii for d in distances(points, centres))]
     return torch.cat([counts for counts, _ in inside]), torch.stack([hit for _, hit in inside]).any(0)
-
-
-def k_nearest(queries: Tensor, references: Tensor, k: int) -> Neighbours:
-    """The k nearest references of each query, (N, k), by Euclidean distance over all values of an image or row."""
-    found = [d.topk(k, largest=False) for d in _distances(queries, references)]
-    return Neighbours(torch.cat([f.values for f in found]), torch.cat([f.indices for f in found]))
 
 
 def nearest_distances(queries: Tensor, references: Tensor) -> Neighbours:
     """The nearest reference of each query, (N,), such as the training image that a sample may be a copy of."""
     indices = k_nearest(queries, references, 1).indices[:, 0]
     pairs = zip(queries.split(500), indices.split(500), strict=True)  # again and exactly: 0 for a copy
-    distances = [(part.float() - references[i].float()).flatten(1).norm(dim=1) for part, i in pairs]
-    return Neighbours(torch.cat(distances), indices)
+    exact = [(part.float() - references[i].float()).flatten(1).norm(dim=1) for part, i in pairs]
+    return Neighbours(torch.cat(exact), indices)
 
 
 def copying(samples: Tensor, train: Tensor, held_out: Tensor) -> float:
     """Share of samples nearer to a training image than the median held-out image is, ties counting half.
 
     One half for fresh images of the training distribution, give or take sqrt(1/4 (1/samples + 1/held_out)), and 1 for
-    copies. Blurred samples lie near to everything, so a share above one half is a reason to look at the neighbours, no
-    proof; a share that stays at one half does speak against copies.
+    copies. Blurred samples lie near to everything, too: a share above one half is a reason to look at the neighbours.
     """
-    distances, reference = (nearest_distances(x, train).distances for x in (samples, held_out))
-    median = reference.double().quantile(0.5)
-    return ((distances < median).double() + (distances == median).double() / 2).mean().item()
-
-
-def _distances(queries: Tensor, references: Tensor) -> Iterator[Tensor]:
-    """Euclidean distances, some queries (rows) at a time."""
-    queries, references = queries.flatten(1), references.flatten(1).float()
-    for part in queries.split(max(1, TILE_VALUES // len(references))):
-        yield torch.cdist(part.float(), references)
+    found, reference = (nearest_distances(x, train).distances.double() for x in (samples, held_out))
+    median = reference.quantile(0.5)
+    return ((found < median).double() + (found == median).double() / 2).mean().item()
 
 
 def _require_sets(name: str, a: Tensor, b: Tensor, at_least: int) -> None:
