@@ -96,6 +96,30 @@ def test_fit_leaves_a_whole_run_and_a_checkpoint_is_enough(cli: Callable, tmp_pa
     for label in ("ELBO", "rate", "distortion", "bits/dim", "independent pixels", "PCA with 10 components"):
         assert label in tested.out
 
+    assert model["sampled_rate"] == pytest.approx(model["mutual_information"] + model["prior_hole"], abs=1e-3)
+    assert model["prior_hole"] == pytest.approx(model["total_correlation"] + model["dimension_wise_kl"], abs=1e-3)
+    assert model["shuffled_distortion"] > model["distortion"] + 10
+    assert abs(model["annealed_difference"]) < 1
+    assert model["prior_nll"] > model["checked_nll"] + 1
+    assert model["original_high_frequency"] > model["reconstruction_high_frequency"]  # blur
+    assert model["original_edge_width"] < model["reconstruction_edge_width"]
+    assert model["probe_pixels"] > 90
+    assert model["probe_codes"] > 50
+    assert model["classifier_accuracy"] > 85
+    assert 0 < model["frechet_train"] < model["frechet"]
+    assert model["ppca_nll"] > 100
+    assert model["bits"] == pytest.approx(model["nll"] / math.log(2), rel=1e-4)
+    assert (run / "surprise.png").is_file()
+
+    assert cli("report", run).status == 0
+    assert "total correlation" in (run / "report.html").read_text()
+    shutil.copytree(run, run.with_name("copy"))
+    compared = cli("compare", run, run.with_name("copy"))
+    assert compared.status == 0
+    assert "paired" in compared.out
+    shutil.rmtree(run.with_name("copy"))
+    assert cli("compare", run).status == 1  # nothing to compare with
+
     assert cli("validate", "--ckpt_path", run).status == 0
     assert cli("predict", "--ckpt_path", run / "checkpoints" / "best.ckpt").status == 0
     with (run / "predictions.csv").open() as file:
@@ -472,6 +496,17 @@ def test_nothing_loads_that_a_command_does_not_use(cli: Callable, tmp_path: Path
         words = [sys.executable, "-c", code, *command]
         done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
         assert not absent & set(done.stdout.splitlines()), command
+
+
+def test_doctor_looks_a_configuration_over(cli: Callable) -> None:
+    healthy = cli("doctor", "-c", DIGITS)
+    assert healthy.status == 0, healthy.out
+    assert "none to look at" in healthy.out
+    ill = cli("doctor", "-c", DIGITS, "--model.objective.beta=Linear", "--model.objective.beta.steps=99999")
+    assert ill.status == 1
+    assert "LOOK" in ill.out
+    assert "--model.objective.beta.steps" in ill.out
+    assert not Path("runs").exists()
 
 
 def test_a_rate_distortion_sweep_goes_on_where_it_stopped(cli: Callable) -> None:

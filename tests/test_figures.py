@@ -14,7 +14,7 @@ EXPERIMENTS = REPOSITORY / "configs" / "experiment"
 pytestmark = pytest.mark.slow
 
 
-def tested(cli: Callable, experiment: str, *flags: object) -> dict[str, float]:
+def measured(cli: Callable, experiment: str, *flags: object) -> dict[str, float]:
     """Fits and tests an experiment as it stands: all numbers by name."""
     assert cli("fit", "-c", EXPERIMENTS / f"{experiment}.yaml", *flags).status == 0
     assert cli("test", "--ckpt_path", f"runs/{experiment}", *flags).status == 0
@@ -22,7 +22,7 @@ def tested(cli: Callable, experiment: str, *flags: object) -> dict[str, float]:
 
 
 def test_digits_are_coded_far_below_independent_pixels(cli: Callable) -> None:
-    model = tested(cli, "digits")
+    model = measured(cli, "digits")
     assert model["independent_bits_per_dim"] == pytest.approx(2.42, abs=0.01)
     assert model["nll_bits_per_dim"] < 1.97
     assert model["nll_bits_per_dim"] < model["bits_per_dim"] < 2.03
@@ -30,7 +30,7 @@ def test_digits_are_coded_far_below_independent_pixels(cli: Callable) -> None:
 
 
 def test_a_linear_autoencoder_is_pca(cli: Callable, data_root: Path) -> None:
-    model = tested(cli, "linear_autoencoder", f"--data.root={data_root}")
+    model = measured(cli, "linear_autoencoder", f"--data.root={data_root}")
     pca = model["pca_squared_error"]
     assert pca == pytest.approx(13.87, abs=0.03)
     assert model["squared_error"] == pytest.approx(pca, rel=0.02)

@@ -30,8 +30,10 @@ def shortened(words: list[str]) -> list[str]:
     """The command with flags behind it that make it small."""
     command = words[1]
     if command == "test":
-        return [*words[1:], "--model.test_samples=2"]
-    if command != "fit":
+        return [*words[1:], "--model.test_samples=2", "--model.test_studies=false"]
+    if command == "sweep-rd":
+        return [*words[1:], "--trainer.max_epochs=1", "--betas", "1", "3"]
+    if command not in ("fit", "doctor"):
         return words[1:]
     again = "last" in words
     short = [f"--trainer.max_epochs={2 if again else 1}", "--trainer.limit_train_batches=2"]
@@ -39,7 +41,7 @@ def shortened(words: list[str]) -> list[str]:
         return [*words[1:], *short]
     experiments = [Path(word).stem for word in words if "experiment/" in word]
     shape, levels = SHAPES.get(experiments[0] if experiments else "", ((1, 28, 28), 256))
-    return [*words[1:], *generated_flags(shape, levels), *short]
+    return [*words[1:], *generated_flags(shape, levels), *(short if command == "fit" else [])]
 
 
 def test_every_command_runs(cli: Callable, monkeypatch: pytest.MonkeyPatch) -> None:

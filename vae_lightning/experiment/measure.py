@@ -32,15 +32,17 @@ def measure(experiment: Experiment, data: ImageData, folder: Path) -> Results:
         baselines(experiment, data),
         surprise(experiment, data, folder),
     ]
-    evaluation = experiment.evaluation
+    evaluation, per_image = experiment.evaluation, experiment.evaluation.per_image
+    if "nll" in per_image:
+        per_image["gap"] = -per_image["nll"] - per_image["elbo"]
     if experiment.test_studies and evaluation.keep:  # in one process
         sections += studies(experiment.latent_model, data, experiment.device)
     return Results(
         run=str(folder),
         images=evaluation.images,
-        settings={"test_samples": experiment.test_samples},
+        settings={"test_samples": experiment.test_samples, "test_images": data.record()["sha256"]["test"]},
         sections=[section for section in sections if section.rows],
-        per_image={name: values.numpy() for name, values in evaluation.per_image.items()},
+        per_image={name: values.numpy() for name, values in per_image.items()},
     )
 
 

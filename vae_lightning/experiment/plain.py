@@ -24,7 +24,8 @@ def find_run(path: Path) -> Path:
 
 def compare(given: list[str]) -> None:
     """vae-lightning compare RUN RUN ... [--output DIR]"""
-    from vae_lightning.experiment import compare as comparing
+    from vae_lightning.experiment.compare import compare as put_side_by_side
+    from vae_lightning.experiment.compare import text, write
 
     parser = argparse.ArgumentParser("vae-lightning compare", description="The numbers of several runs side by side.")
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folder of a tested run, or of an experiment")
@@ -33,9 +34,9 @@ def compare(given: list[str]) -> None:
     )
     options = parser.parse_args(given)
     runs = [find_run(path) for path in options.runs]
-    comparison = comparing.compare(runs)
-    comparing.write(comparison, folder := options.output or runs[0])
-    print(f"{comparing.text(comparison)}\nkept: {folder / 'compare.txt'}, .csv, .html")
+    comparison = put_side_by_side(runs)
+    write(comparison, folder := options.output or runs[0])
+    print(f"{text(comparison)}\nkept: {folder / 'compare.txt'}, .csv, .html")
 
 
 def report(given: list[str]) -> None:

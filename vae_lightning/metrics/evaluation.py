@@ -62,7 +62,7 @@ class Evaluation:
             self._add("rate", rate)
             self._add("elbo", -(rate + distortion))
             if trace.is_discrete:
-                self._add("bits_per_dim", (rate + distortion) / nats_per_bit_per_dim(x), keep=False)
+                self._add("bits_per_dim", (rate + distortion) / nats_per_bit_per_dim(x))
         return trace
 
     def likelihood(self, batch: Batch, trace: Trace, num_samples: int) -> None:
@@ -75,10 +75,10 @@ class Evaluation:
         nll = -found.log_prob
         self._add("nll", nll[-1])
         if trace.is_discrete:
-            self._add("nll_bits_per_dim", nll[-1] / nats_per_bit_per_dim(batch["image"]), keep=False)
+            self._add("nll_bits_per_dim", nll[-1] / nats_per_bit_per_dim(batch["image"]))
         for k, values in zip(ks[:-1], nll, strict=False):
-            self._add(f"nll_{k}", values, keep=False)
-        self._add("estimator_variance", found.variance(ks)[-1], keep=False)
+            self._add(f"nll_{k}", values)
+        self._add("estimator_variance", found.variance(ks)[-1])
         self._add("effective_samples", found.effective[-1])
 
     def reconstruction(self, batch: Batch, trace: Trace) -> None:
@@ -90,13 +90,13 @@ class Evaluation:
         mean = self._reconstruct(batch)
         error = self._squared_error(mean, batch)
         self._add("squared_error", error)
-        self._add("psnr", -10 * torch.log10(error.clamp_min(1e-10) / mean[0].numel()), keep=False)
+        self._add("psnr", -10 * torch.log10(error.clamp_min(1e-10) / mean[0].numel()))
         if min(mean.shape[-2:]) >= SMALLEST_SSIM:
             from torchmetrics.functional.image import structural_similarity_index_measure as ssim
 
             target = batch["image"] / (self.levels - 1)
             similarity = ssim((mean / (self.levels - 1)).clamp(0, 1), target, reduction="none", data_range=1.0)
-            self._add("ssim", torch.as_tensor(similarity), keep=False)
+            self._add("ssim", torch.as_tensor(similarity))
 
     def denoising(self, batch: Batch, corruption: nn.Module) -> None:
         """The same from a noisy image to the clean one, beside the error of the noisy image itself.
@@ -115,11 +115,11 @@ class Evaluation:
     def _squared_error(self, image: Tensor, target: Batch) -> Tensor:
         return ((image - target["image"]) / (self.levels - 1)).square().flatten(1).sum(1)
 
-    def _add(self, name: str, value: Tensor, keep: bool = True) -> None:
+    def _add(self, name: str, value: Tensor) -> None:
         if name not in self._means:
             self._means[name] = MeanWithError().to(self.device)
         self._means[name].update(value)
-        if keep and self.keep:
+        if self.keep:
             self._kept.setdefault(name, []).append(value.detach().float().cpu())
 
 
