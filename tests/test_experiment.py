@@ -498,6 +498,26 @@ def test_nothing_loads_that_a_command_does_not_use(cli: Callable, tmp_path: Path
         assert not absent & set(done.stdout.splitlines()), command
 
 
+def test_anomaly_tells_other_images_from_its_own(cli: Callable) -> None:
+    assert cli("fit", "-c", DIGITS, *SHORT, "--trainer.max_epochs=10").status == 0
+    command = ["anomaly", "--ckpt_path=runs/digits/1", f"--odd={GENERATED}", "--num_samples=5", "--num_images=100"]
+    done = cli(*command, "--odd.shape=[1,20,14]", "--odd.levels=256", "--odd.count=90")
+    assert done.status == 0, done.err
+    found = json.loads(Path("runs/digits/1/anomaly.json").read_text())
+    assert found["images"] == [100, 30]
+    for name in ("elbo", "log_prob", "rate", "distortion", "complexity", "ratio"):
+        assert 0 <= found[f"auroc_{name}"]["mean"] <= 100
+    assert found["auroc_distortion"]["mean"] > 95  # soft blobs are no digits
+    own = cli("anomaly", "--ckpt_path=runs/digits/1", "--odd=Digits", "--num_samples=2")
+    assert own.status == 0
+    same_images = json.loads(Path("runs/digits/1/anomaly.json").read_text())
+    assert same_images["auroc_complexity"]["mean"] == pytest.approx(50)
+    assert same_images["auroc_elbo"]["mean"] == pytest.approx(50, abs=2)
+    refused = cli(*command, "--odd.shape=[3,8,8]")
+    assert refused.status == 1
+    assert "expected images of 1 channels" in refused.error
+
+
 def test_doctor_looks_a_configuration_over(cli: Callable) -> None:
     healthy = cli("doctor", "-c", DIGITS)
     assert healthy.status == 0, healthy.out

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,13 @@ import torch
 from lightning.pytorch import Trainer
 from torch import Tensor
 
-from vae_lightning.data import ImageData
+from vae_lightning.data import ImageData, ImageSource
 from vae_lightning.data.module import Split
 from vae_lightning.experiment.checkpoint import TrainedModel
 from vae_lightning.experiment.files import write_atomically
 from vae_lightning.experiment.module import Experiment
 from vae_lightning.experiment.pictures import grid, reconstruction_grid, save_picture
+from vae_lightning.experiment.results import Results
 from vae_lightning.experiment.run import folder_of
 
 PICTURES, ARRAYS = (".png",), (".npy", ".npz")
@@ -129,6 +131,45 @@ class CommandTrainer(Trainer):
             arrays["label"] = images.label.numpy()
         write_atomically(file, lambda stream: np.savez(stream, **arrays))
         print(f"codes of {len(images)} images of the {split} split, {arrays['mean'].shape[1]} latents: {file}")
+
+    def anomaly(
+        self,
+        model: Experiment,
+        datamodule: ImageData,
+        ckpt_path: str,
+        odd: ImageSource,
+        num_samples: int = 100,
+        num_images: int = 2000,
+    ) -> None:
+        """Tells how well the model's scores tell another data set's test images from its own: areas under the ROC
+        curve, also written to anomaly.json in the run's folder.
+
+        Args:
+            ckpt_path: checkpoint file or run folder.
+            odd: the other data set; brought to the model's size, levels and binarisation.
+            num_samples: importance samples an image of -log p(x).
+            num_images: of each kind at most, the first of each test split.
+        """
+        from vae_lightning.experiment.odd import fit_in, tell_apart
+
+        require_some("num_samples", num_samples)
+        require_some("num_images", num_images)
+        trained = self._trained(model)
+        self._read(model, datamodule)
+        odd.find(datamodule.root)
+        first = [
+            images[torch.arange(min(num_images, len(images)))]
+            for images in (datamodule.splits["test"], odd.load(datamodule.root, datamodule.download).test)
+        ]
+        normal, other = first[0].image.float(), fit_in(first[1], odd.levels, datamodule)
+        with torch.random.fork_rng([]):
+            torch.manual_seed(1)
+            section = tell_apart(trained.latent_model, normal, other, model.levels, num_samples, trained.device)
+        results = Results(str(folder_of(Path(ckpt_path))), len(normal), {"odd": type(odd).__name__}, [section])
+        rows = {row.name: {"mean": row.mean, "error": row.error} for row in section.rows}
+        file = folder_of(Path(ckpt_path)) / "anomaly.json"
+        write_atomically(file, json.dumps({"odd": type(odd).__name__, "images": [len(normal), len(other)], **rows}))
+        print(f"{results.table()}\nkept: {file}")
 
     def _trained(self, model: Experiment) -> TrainedModel:
         trained = TrainedModel(model.latent_model, model.image_shape, model.levels)

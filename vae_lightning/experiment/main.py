@@ -17,6 +17,7 @@ COMMANDS = {
     "sample": "draw images from the prior",
     "reconstruct": "show images beside their reconstructions",
     "encode": "write the posterior of each image",
+    "anomaly": "tell another data set's images from the model's own",
     "doctor": "look a configuration and its data over before training",
     "sweep-rd": "trace the rate-distortion curve over beta",
     "compare": "put the numbers of several tested runs side by side",
