@@ -638,6 +638,15 @@ def test_wandb_run_read_back(cli: Callable, monkeypatch: pytest.MonkeyPatch) -> 
     assert "git_commit" in shown
     assert "GaussianPosterior" in shown
     assert list(folder.rglob("*.png"))
+    tested = cli("test", "--ckpt_path=runs/digits/1", "-c", overlay, "--model.test_studies=false")
+    assert tested.status == 0, tested.err
+    assert Path("runs/digits/1/report.html").is_file()
+    records = [folder.name for folder in Path("runs/digits/1/wandb").glob("offline-run-*")]
+    assert len(records) == 2  # of one run there: the same id
+    artifacts = [
+        file for file in Path("runs/digits/1/wandb").rglob("*.wandb") if b"report-digits-1" in file.read_bytes()
+    ]
+    assert len(artifacts) == 1
     summaries = re.findall(r'"val/elbo":\s*\{\s*"max":\s*(-?[\d.]+)', shown)
     bounds = [float(row["val/elbo"]) for row in history("runs/digits/1") if row["val/elbo"]]
     assert float(summaries[-1]) == pytest.approx(max(bounds), rel=1e-5)

@@ -23,9 +23,10 @@ from vae_lightning.experiment.checkpoint import find_checkpoint, load_weights, r
 from vae_lightning.experiment.commands import CommandTrainer
 from vae_lightning.experiment.explain import explain
 from vae_lightning.experiment.lean import ask_cuda_directly, use_lean_loop
-from vae_lightning.experiment.loggers import CSVHistory, as_list, finish, place_wandb
+from vae_lightning.experiment.loggers import CSVHistory, as_list, attach, finish, place_wandb
 from vae_lightning.experiment.measure import measure
 from vae_lightning.experiment.module import Experiment
+from vae_lightning.experiment.page import report
 from vae_lightning.experiment.process import tune_process
 from vae_lightning.experiment.report import draw_curve, write_predictions
 from vae_lightning.experiment.run import (
@@ -171,6 +172,9 @@ class CLI(LightningCLI):
         if self.trainer.is_global_zero:
             results = measure(self.model, self.datamodule, self.run_folder)
             print(f"{results.table()}\nkept: {results.write(self.run_folder)}")
+            if self.trainer.loggers:
+                attach(self.trainer.loggers, report(self.run_folder), "report")
+                finish(self.trainer.loggers)
 
     def predict(self, **kwargs: Any) -> None:
         if self.trainer.world_size > 1:

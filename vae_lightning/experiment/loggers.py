@@ -72,6 +72,14 @@ def summarise_by_best(logger: Any) -> None:
             define(name, summary="min")
 
 
+def attach(loggers: list[Any], file: Path, kind: str) -> None:
+    """Gives a file to those loggers that keep files with a run (W&B's artifacts)."""
+    for logger in loggers:
+        keep = getattr(getattr(logger, "experiment", None), "log_artifact", None)
+        if keep is not None:
+            keep(str(file), name=f"{kind}-{file.parent.parent.name}-{file.parent.name}", type=kind)
+
+
 def finish(loggers: list[Any]) -> None:
     """Lets W&B write what it still holds."""
     for logger in loggers:
