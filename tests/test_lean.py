@@ -108,14 +108,7 @@ def test_a_lean_run_is_lightnings_run(cli: Callable, monkeypatch: pytest.MonkeyP
         assert torch.equal(a, b)
 
 
-@pytest.mark.parametrize(
-    "flags",
-    [
-        ["--trainer.accumulate_grad_batches=2"],
-        ["--trainer.profiler=simple"],
-        ["--trainer.strategy=ddp", "--trainer.devices=1", "--trainer.accelerator=cpu"],
-    ],
-)
+@pytest.mark.parametrize("flags", [["--trainer.accumulate_grad_batches=2"], ["--trainer.profiler=simple"]])
 def test_what_the_lean_loop_does_not_know_is_left_to_lightning(
     cli: Callable, monkeypatch: pytest.MonkeyPatch, flags: list[str]
 ) -> None:
