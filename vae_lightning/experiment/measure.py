@@ -21,6 +21,8 @@ SMALLEST_EFFECTIVE = 10
 """Effective samples an image below which an importance-sampled -log p(x) is not to be trusted."""
 EXTREMES = 16
 """How many of the least and of the most surprising images are shown."""
+SETTLED = 0.3
+"""Nats that the last tenfold of samples may take off -log p(x)."""
 NATS, PER_IMAGE = "nats/image", "per image"
 
 
@@ -76,7 +78,8 @@ def likelihood(experiment: Experiment) -> Section:
     noise = math.sqrt(variance / max(images, 1))
     section.add("estimator_error", "error of -log p(x) from its samples", (noise, math.nan), NATS)
     section.add("effective_samples", f"effective of the {k} samples", found["effective_samples"], "samples", "higher")
-    section.notes += _doubts(variance / 2, found["effective_samples"][0], k)
+    curve = [found[f"nll_{fewer}"][0] for fewer in below] + [found["nll"][0]]
+    section.notes += _doubts(curve, variance / 2, found["effective_samples"][0], k)
     return section
 
 
@@ -88,16 +91,20 @@ def _gap(experiment: Experiment) -> tuple[float, float]:
     return -found["nll"][0] - found["elbo"][0], math.nan
 
 
-def _doubts(bias: float, effective: float, k: int) -> list[str]:
-    """What speaks against taking the estimate for log p(x)."""
-    if k > 1 and effective >= SMALLEST_EFFECTIVE:
+def _doubts(curve: list[float], bias: float, effective: float, k: int) -> list[str]:
+    """What speaks against taking the last of the curve over k for -log p(x)."""
+    above = f"an upper bound of the value, by its own spread at least {bias:.2f} nats above it"
+    if k == 1 or effective < SMALLEST_EFFECTIVE:
         return [
-            f"-log p(x) with {k} samples is an upper bound, about {bias:.2f} nats above the value by its own spread."
+            f"Do not trust -log p(x) yet: of {k} samples an image only {effective:.1f} count, and it may lie well above "
+            f"the value; raise --model.test_samples (to {max(1000, 10 * k)})."
         ]
-    return [
-        f"Do not trust -log p(x) yet: of {k} samples an image only {effective:.1f} count, and it may lie well above "
-        f"the value; raise --model.test_samples (to {max(1000, 10 * k)})."
-    ]
+    if len(curve) > 1 and (fell := curve[-2] - curve[-1]) > SETTLED:
+        return [
+            f"-log p(x) has not settled: ten times the samples took {fell:.2f} nats off it. It is {above}; raise "
+            f"--model.test_samples (to {10 * k}), and see annealed importance sampling below."
+        ]
+    return [f"-log p(x) with {k} samples is {above}."]
 
 
 def reconstruction(experiment: Experiment, data: ImageData) -> Section:
