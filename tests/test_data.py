@@ -339,12 +339,29 @@ def test_without_a_place_for_the_cache_images_are_decoded_into_memory(
 
 def test_unreadable_files_stay_known_in_the_cache(folder: Path, tmp_path: Path) -> None:
     (folder / "cat" / "broken.png").write_bytes(b"no picture")
-    for expected in (41, 0):
+    for expected in (41, 1):  # the broken one is tried again
         data, decoded = counted(folder, tmp_path, skip_unreadable=True)
         assert len(decoded) == expected
         assert sum(len(part) for part in data.splits.values()) == 40
     with pytest.raises(ValueError, match=r"1 of 41 files.*broken.png"):
         counted(folder, tmp_path)
+    (folder / "dog" / "gone.png").symlink_to(tmp_path / "nowhere.png")
+    data, _ = counted(folder, tmp_path, skip_unreadable=True)  # a dangling link is one unreadable file
+    assert sum(len(part) for part in data.splits.values()) == 40
+
+
+def test_a_file_that_was_mended_without_a_trace_is_read_again(folder: Path, tmp_path: Path) -> None:
+    source, decode = ImageFolder(str(folder), skip_unreadable=True), ImageFolder._decode
+    source._decode = lambda file, shape: "no rights" if file.name == "03.png" else decode(source, file, shape)
+    assert sum(len(part) for part in loaded(source, root=str(tmp_path), batch_size=8, val_size=8).splits.values()) == 39
+    data, decoded = counted(folder, tmp_path)
+    assert decoded == ["03.png"]
+    assert data.record() == counted(folder, tmp_path, cache=False)[0].record()
+
+
+def test_two_settings_of_one_folder_keep_their_caches(folder: Path, tmp_path: Path) -> None:
+    for settings, expected in (({}, 40), ({"size": (4, 4)}, 40), ({}, 0), ({"size": (4, 4)}, 0)):
+        assert len(counted(folder, tmp_path, **settings)[1]) == expected
 
 
 def test_batches_of_a_mapped_folder(folder: Path, tmp_path: Path) -> None:

@@ -136,6 +136,8 @@ def test_binary_image_is_torchs_bernoulli(shape: tuple[int, ...]) -> None:
             torch.autograd.grad(d.log_prob(v).sin().sum(), logits)[0] for d, v in ((ours, x), (oracle, x.double()))
         ]
         torch.testing.assert_close(*gradients, rtol=1e-2, atol=5e-3)
+    for dtype in (torch.uint8, torch.bool, torch.int64):
+        torch.testing.assert_close(ours.log_prob(x.to(dtype)), ours.log_prob(x))
     assert ours.batch_shape == oracle.batch_shape
     assert ours.event_shape == oracle.event_shape
     torch.testing.assert_close(ours.mean.double(), oracle.mean)

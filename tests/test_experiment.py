@@ -213,7 +213,7 @@ def test_a_resumed_run_takes_another_learning_rate_and_its_schedule(cli: Callabl
     assert command[:2] == ["fit", "--ckpt_path=runs/digits/a"]
 
 
-@pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="torch.compile needs a C++ compiler")
+@pytest.mark.skipif(not shutil.which(os.environ.get("CXX", "g++")), reason="torch.compile needs a C++ compiler")
 def test_every_step_counts_clips_and_schedules(cli: Callable) -> None:
     """What is left out of Lightning's loop leaves step count, clipping and callbacks at their work; compiled, too."""
     probe = "--trainer.callbacks+=tests.test_experiment.Probe"
@@ -247,6 +247,18 @@ class Probe(Callback):
         norms = [p.grad.norm() for group in self.optimizer.param_groups for p in group["params"]]
         Probe.seen.append((trainer.global_step, torch.stack(norms).norm().item()))
         assert gc.isenabled()  # off at the start only
+
+
+def test_a_checkpoint_within_an_epoch_is_no_place_to_go_on_from(cli: Callable) -> None:
+    within = ["--checkpoint.every_n_train_steps=8", "--checkpoint.monitor=null", "--checkpoint.filename={step}"]
+    flags = [*within, "--checkpoint.save_top_k=-1", "--trainer.max_epochs=1"]
+    assert cli("fit", "-c", DIGITS, *SHORT, *flags).status == 0
+    refused = cli("fit", "--ckpt_path=runs/digits/1/checkpoints/step=8.ckpt", "--run.name=b", "--trainer.max_epochs=3")
+    assert refused.status == 1
+    assert "expected a checkpoint of an epoch's end to go on from, got one within epoch 1, at step 8" in refused.error
+    assert cli("fit", "--ckpt_path=runs/digits/1", "--trainer.max_epochs=2").status == 0  # from last.ckpt
+    overfit = cli("fit", "-c", DIGITS, *SHORT, "--trainer.overfit_batches=2")
+    assert "--trainer.limit_train_batches" in overfit.error
 
 
 def test_a_moved_run_keeps_its_best_checkpoint(cli: Callable, tmp_path: Path) -> None:

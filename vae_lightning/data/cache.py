@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import shutil
+import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -51,11 +52,16 @@ def cached(
     here = place / hashlib.sha256(json.dumps([kind, listing]).encode()).hexdigest()[:16]
     place.mkdir(parents=True, exist_ok=True)
     with FileLock(place / "lock"):
-        others = [path for path in place.iterdir() if path.is_dir() and path != here]
+        others = [path for path in place.iterdir() if path.is_dir() and path != here and _kind(path) == kind]
         done, bad = _begin(here, kind, listing, len(files) * int(np.prod(shape)))
-        if done < len(files):
-            known = _known(others, kind, shape)
+        if done < len(files) or bad:
+            known = _known(others, shape)
             pixels = np.memmap(here / PIXELS, np.uint8, "r+", shape=(len(files), *shape))
+            for row in list(bad):  # they may have been mended, or a newer Pillow may read them
+                if not isinstance(result := decode(files[row]), str):
+                    pixels[row] = result.numpy()
+                    del bad[row]
+                    _note(here, done, bad)
             for start in range(done, len(files), CHUNK):
                 rows = range(start, min(start + CHUNK, len(files)))
                 fresh = [row for row in rows if tuple(listing[row]) not in known]
@@ -71,13 +77,30 @@ def cached(
             known.clear()
         for other in others:
             shutil.rmtree(other, ignore_errors=True)
-    mapped = np.memmap(here / PIXELS, np.uint8, "c", shape=(len(files), *shape))  # "c": nothing is written back
-    return torch.from_numpy(mapped), bad
+        # Read-only: a writable map, even a private one, is charged against memory. Mapped before another may remove it.
+        mapped = np.memmap(here / PIXELS, np.uint8, "r", shape=(len(files), *shape))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*not writable.*")
+        return torch.from_numpy(mapped), bad
 
 
-def _stamp(file: str) -> tuple[int, int]:
-    status = os.stat(file)
-    return status.st_size, status.st_mtime_ns
+def _stamp(file: str) -> tuple[int, int, int]:
+    """What changes when a file does: its size and dates, the one of its status for files that are packed with old
+    dates; -1 for one that cannot be looked at, which its decoding says."""
+    try:
+        status = os.stat(file)
+    except OSError:
+        return -1, -1, -1
+    return status.st_size, status.st_mtime_ns, status.st_ctime_ns
+
+
+def _kind(place: Path) -> str | None:
+    """The settings and shape that a state of the cache was made with; None where that cannot be read."""
+    try:
+        kind: str = json.loads((place / INDEX).read_text())[0]
+        return kind
+    except (OSError, ValueError, LookupError):
+        return None
 
 
 def _begin(here: Path, kind: str, listing: list[list[Any]], size: int) -> tuple[int, dict[int, str]]:
@@ -102,15 +125,14 @@ def _note(here: Path, done: int, bad: dict[int, str]) -> None:
     part.replace(here / DONE)
 
 
-def _known(others: list[Path], kind: str, shape: tuple[int, ...]) -> dict[tuple[Any, ...], np.ndarray]:
-    """(name, size, date) -> pixels, of earlier states of the same set."""
+def _known(others: list[Path], shape: tuple[int, ...]) -> dict[tuple[Any, ...], np.ndarray]:
+    """(name, size, dates) -> pixels, of earlier states of the same set."""
     known: dict[tuple[Any, ...], np.ndarray] = {}
     for other in others:
         try:
-            (theirs, listing), note = json.loads((other / INDEX).read_text()), json.loads((other / DONE).read_text())
+            (_, listing), note = json.loads((other / INDEX).read_text()), json.loads((other / DONE).read_text())
             pixels = np.memmap(other / PIXELS, np.uint8, "r", shape=(len(listing), *shape))
         except (OSError, ValueError):
             continue  # not whole: decoded again
-        if theirs == kind:
-            known |= {tuple(listing[i]): pixels[i] for i in range(note["done"]) if str(i) not in note["bad"]}
+        known |= {tuple(listing[i]): pixels[i] for i in range(note["done"]) if str(i) not in note["bad"]}
     return known

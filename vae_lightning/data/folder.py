@@ -168,7 +168,7 @@ class ImageFolder(ImageSource):
 
 def name_hash(name: str) -> float:
     """A number in [0, 1) that depends on the name alone, spread evenly."""
-    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:6], "big") / 2**48
+    return int.from_bytes(hashlib.sha256(os.fsencode(name)).digest()[:6], "big") / 2**48
 
 
 def list_images(folder: Path) -> list[str]:

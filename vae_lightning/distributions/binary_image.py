@@ -54,7 +54,7 @@ class BinaryImage(Distribution):
 
     def log_prob(self, value: Tensor) -> Tensor:
         """log P(x = value) in nats, the shape of the batch; `value` holds 0 and 1, and has no gradient."""
-        first = len(self.event_shape)
+        first, value = len(self.event_shape), value.to(self.logits.dtype)
         logits, value = self.logits.flatten(-first), value.flatten(-first)
         if torch.is_grad_enabled() and logits.requires_grad:
             logits, value = torch.broadcast_tensors(logits, value)

@@ -96,8 +96,8 @@ def _doubts(curve: list[float], bias: float, effective: float, k: int) -> list[s
     above = f"an upper bound of the value, by its own spread at least {bias:.2f} nats above it"
     if k == 1 or effective < SMALLEST_EFFECTIVE:
         return [
-            f"Do not trust -log p(x) yet: of {k} samples an image only {effective:.1f} count, and it may lie well above "
-            f"the value; raise --model.test_samples (to {max(1000, 10 * k)})."
+            f"Do not trust -log p(x) yet: of {k} samples an image only {effective:.1f} count, and it may lie well "
+            f"above the value; raise --model.test_samples (to {max(1000, 10 * k)})."
         ]
     if len(curve) > 1 and (fell := curve[-2] - curve[-1]) > SETTLED:
         return [

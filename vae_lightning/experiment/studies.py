@@ -42,6 +42,8 @@ CHECK_SAMPLES = 5000
 """Importance samples, and samples from the prior, of these checks."""
 SAMPLED = 10_000
 """Samples that are compared with as many test images, and codes that are probed with."""
+LEARNT_FROM = 60_000
+"""Training images at most that the classifier learns from, and that samples are compared with as copies."""
 LARGEST = 4096
 """Values an image above which what takes their square is left out."""
 NATS = "nats/image"
@@ -222,6 +224,7 @@ def samples(subject: Subject) -> Section:
     """Samples beside test images, in the features of a classifier that is trained here."""
     section = Section("Samples, in the features of a classifier trained here (not Inception)")
     train, test = subject.data.fixed("train"), subject.test
+    train = train[torch.arange(min(LEARNT_FROM, len(train)))]
     assert train.label is not None
     assert test.label is not None
     count = min(SAMPLED, len(test))
