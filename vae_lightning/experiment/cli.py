@@ -29,6 +29,7 @@ from vae_lightning.experiment.module import Experiment
 from vae_lightning.experiment.page import report
 from vae_lightning.experiment.process import tune_process
 from vae_lightning.experiment.report import draw_curve, write_predictions
+from vae_lightning.experiment.resume import check_training
 from vae_lightning.experiment.run import (
     INHERITED,
     RecordRun,
@@ -110,7 +111,7 @@ class CLI(LightningCLI):
 
     def _open_run(self, section: Namespace) -> None:
         """Finds or makes the run's folder, and gives the loggers their place in it."""
-        check_training(section)
+        check_training(section, None if section.ckpt_path is None else read_checkpoint(Path(section.ckpt_path)))
         recorded = section.clone()
         recorded.ckpt_path = None
         text = self._parser(self.subcommand).dump(recorded, skip_none=False)
@@ -185,39 +186,6 @@ class CLI(LightningCLI):
         path = self.run_folder / "predictions.csv"
         names = write_predictions(batches, path)
         print(f"{', '.join(names)} of each test image, nats (bits where so named): {path}")
-
-
-def _is_epochs_end(checkpoint: dict[str, Any]) -> bool:
-    """Whether all batches of its epoch were done: order and noise begin anew at each epoch, not within."""
-    progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
-    return bool(progress["is_last_batch"])
-
-
-def check_training(section: Namespace) -> None:
-    """Raises ValueError where nothing would be trained, or one checkpoint would overwrite another."""
-    epochs = section.trainer.max_epochs
-    done = 0 if section.ckpt_path is None else read_checkpoint(Path(section.ckpt_path))["epoch"] + 1
-    if epochs is not None and epochs != -1 and done > epochs - 1:
-        raise ValueError(
-            f"--trainer.max_epochs {epochs}: expected more than the {done} epochs that are done, or nothing is left to "
-            "train."
-        )
-    if section.trainer.overfit_batches:
-        raise ValueError(
-            "--trainer.overfit_batches: expected none, since whole batches are drawn by index here: use "
-            "--trainer.limit_train_batches, or vae-lightning doctor, which overfits 32 images."
-        )
-    if section.ckpt_path is not None and not _is_epochs_end(content := read_checkpoint(Path(section.ckpt_path))):
-        raise ValueError(
-            f"{section.ckpt_path}: expected a checkpoint of an epoch's end to go on from, got one within epoch "
-            f"{content['epoch'] + 1}, at step {content['global_step']}: go on from last.ckpt, or begin another with "
-            f"--run.warm_start {section.ckpt_path}."
-        )
-    if section.checkpoint.save_top_k not in (0, 1) and section.checkpoint.filename == "best":
-        raise ValueError(
-            f"--checkpoint.save_top_k {section.checkpoint.save_top_k}: expected names that differ, got the one name "
-            "`best`: add --checkpoint.filename '{epoch}'."
-        )
 
 
 def run(given: list[str]) -> int:

@@ -1,4 +1,4 @@
-"""What a run that goes on needs beyond what Lightning restores."""
+"""What a run that goes on needs beyond what Lightning restores, and whether it can."""
 
 from __future__ import annotations
 
@@ -49,3 +49,41 @@ def resettle(trainer: Trainer, fresh: Any) -> None:
         restored[0].scheduler.load_state_dict(scheduler.state_dict())
     for group, new in zip(trainer.optimizers[0].param_groups, optimizer.param_groups, strict=True):
         group.update({key: value for key, value in new.items() if key != "params"})
+
+
+def check_training(section: Any, checkpoint: dict[str, Any] | None) -> None:
+    """Raises ValueError where nothing would be trained, or otherwise than was asked for, or one checkpoint would
+    overwrite another.
+
+    Args:
+        section: the configuration of `fit`.
+        checkpoint: the content of the one to go on from; None for a training from its beginning.
+    """
+    if checkpoint is not None and not _is_epochs_end(checkpoint):
+        raise ValueError(
+            f"{section.ckpt_path}: expected a checkpoint of an epoch's end to go on from, got one within epoch "
+            f"{checkpoint['epoch'] + 1}, at step {checkpoint['global_step']}: go on from last.ckpt, or begin another "
+            f"with --run.warm_start {section.ckpt_path}."
+        )
+    epochs, done = section.trainer.max_epochs, 0 if checkpoint is None else checkpoint["epoch"] + 1
+    if epochs is not None and epochs != -1 and done >= epochs:
+        raise ValueError(
+            f"--trainer.max_epochs {epochs}: expected more than the {done} epochs that are done, or nothing is left to "
+            "train."
+        )
+    if section.trainer.overfit_batches:
+        raise ValueError(
+            "--trainer.overfit_batches: expected none, since whole batches are drawn by index here: use "
+            "--trainer.limit_train_batches, or vae-lightning doctor, which overfits 32 images."
+        )
+    if section.checkpoint.save_top_k not in (0, 1) and section.checkpoint.filename == "best":
+        raise ValueError(
+            f"--checkpoint.save_top_k {section.checkpoint.save_top_k}: expected names that differ, got the one name "
+            "`best`: add --checkpoint.filename '{epoch}'."
+        )
+
+
+def _is_epochs_end(checkpoint: dict[str, Any]) -> bool:
+    """Whether all batches of its epoch were done: order and noise begin anew at each epoch, not within."""
+    progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
+    return bool(progress["is_last_batch"])

@@ -1,0 +1,245 @@
+"""Commands beside fit and test, several processes, loggers, and the baselines that a test prints."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from tests.conftest import GENERATED, REPOSITORY
+from tests.test_experiment import DIGITS, SHORT, history, same, weights
+from vae_lightning.experiment.results import Results
+from vae_lightning.metrics import MeanWithError, gaussian_rate_distortion, independent_pixels_nll, pca_squared_error
+
+
+def test_two_processes_equal_one(cli: Callable, tmp_path: Path) -> None:
+    """A test of the same weights does not depend on how many processes share the images, not even an odd number."""
+    source = [f"--data.source={GENERATED}", "--data.source.shape=[1,8,8]", "--data.source.levels=17"]
+    source += ["--data.source.count=333", "--data.val_size=33", "--data.batch_size=50"]  # 111 test images
+    assert cli("fit", "-c", DIGITS, *SHORT, "--trainer.max_epochs=1", *source).status == 0
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "vae_lightning", "test", "--ckpt_path=runs/digits/1", "--model.test_samples=0"]
+    results = []
+    for devices in (1, 2):
+        flags = ["--trainer.accelerator=cpu", f"--trainer.devices={devices}", "--trainer.strategy=ddp"]
+        subprocess.run([*command, *flags], cwd=tmp_path, env=environment, check=True, timeout=300)
+        report = Results.read(Path("runs/digits/1"))
+        assert report.images == 111
+        results.append(report.rows["squared_error"])
+    assert results[0].mean == pytest.approx(results[1].mean, rel=1e-6)
+    assert results[0].error == pytest.approx(results[1].error, rel=1e-4)
+
+
+def test_two_processes_train_as_one(cli: Callable, tmp_path: Path) -> None:
+    """Two processes with half the batch each take the steps of one, with validation batches that do not come out even
+    and pictures on; an autoencoder draws no noise in which they could differ."""
+    parts = [REPOSITORY / "configs" / part for part in ("encoder/point_mass.yaml", "objective/reconstruction.yaml")]
+    command = ["fit", "-c", str(DIGITS), *(word for part in parts for word in ("-c", str(part)))]
+    command += [f"--data.source={GENERATED}", "--data.source.shape=[1,8,8]", "--data.source.levels=17"]
+    command += ["--data.source.count=273", "--data.val_size=33", "--data.eval_batch_size=16", "--trainer.max_epochs=2"]
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
+    for devices in (1, 2):
+        flags = ["--trainer.accelerator=cpu", f"--trainer.devices={devices}", f"--data.batch_size={48 // devices}"]
+        flags += [f"--run.name={devices}", *(["--trainer.strategy=ddp"] if devices == 2 else [])]
+        subprocess.run(
+            [sys.executable, "-m", "vae_lightning", *command, *flags],
+            cwd=tmp_path,
+            env=environment,
+            check=True,
+            timeout=120,
+        )
+    one, two = (Path("runs/digits") / name for name in "12")
+    for name, value in weights(one / "checkpoints" / "last.ckpt").items():
+        torch.testing.assert_close(weights(two / "checkpoints" / "last.ckpt")[name], value, rtol=1e-3, atol=1e-5)
+    bounds = [
+        [float(row["val/distortion"]) for row in history(str(run)) if row["val/distortion"]] for run in (one, two)
+    ]
+    assert bounds[0] == pytest.approx(bounds[1], rel=1e-5)
+    assert len(list(two.glob("images/*/epoch_0002.png"))) == len(list(one.glob("images/*/epoch_0002.png"))) > 0
+
+
+def test_nothing_loads_that_a_command_does_not_use(cli: Callable, tmp_path: Path) -> None:
+    """Help and a misspelt command load nothing heavy; the others no logger or plot that nobody asked for."""
+    source = [f"--data.source={GENERATED}", "--data.source.shape=[1,8,8]", "--data.source.levels=17"]
+    assert cli("fit", "-c", DIGITS, *SHORT, "--trainer.max_epochs=1", "--data.val_size=16", *source).status == 0
+    code = (
+        "import sys; from vae_lightning.experiment.main import main; main(sys.argv[1:]); print(*sys.modules, sep='\\n')"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    unasked = {"wandb", "sklearn", "pandas", "tensorboard"}  # matplotlib comes with lightning itself
+    for command, absent in (
+        (["--help"], {"torch", "lightning", "numpy", "yaml", "jsonargparse"}),
+        (["tset"], {"torch", "lightning", "numpy", "yaml", "jsonargparse"}),
+        (["validate", "--ckpt_path=runs/digits/1"], unasked),
+        (["sample", "--ckpt_path=runs/digits/1"], unasked),
+    ):
+        words = [sys.executable, "-c", code, *command]
+        done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
+        assert not absent & set(done.stdout.splitlines()), command
+
+
+def test_anomaly_tells_other_images_from_its_own(cli: Callable) -> None:
+    assert cli("fit", "-c", DIGITS, *SHORT, "--trainer.max_epochs=10").status == 0
+    command = ["anomaly", "--ckpt_path=runs/digits/1", f"--odd={GENERATED}", "--num_samples=5", "--num_images=100"]
+    done = cli(*command, "--odd.shape=[1,20,14]", "--odd.levels=256", "--odd.count=90")
+    assert done.status == 0, done.err
+    found = json.loads(Path("runs/digits/1/anomaly.json").read_text())
+    assert found["images"] == [100, 30]
+    for name in ("elbo", "log_prob", "rate", "distortion", "complexity", "ratio"):
+        assert 0 <= found[f"auroc_{name}"]["mean"] <= 100
+    assert found["auroc_distortion"]["mean"] > 95  # soft blobs are no digits
+    own = cli("anomaly", "--ckpt_path=runs/digits/1", "--odd=Digits", "--num_samples=2")
+    assert own.status == 0
+    same_images = json.loads(Path("runs/digits/1/anomaly.json").read_text())
+    assert same_images["auroc_complexity"]["mean"] == pytest.approx(50)
+    assert same_images["auroc_elbo"]["mean"] == pytest.approx(50, abs=2)
+    refused = cli(*command, "--odd.shape=[3,8,8]")
+    assert refused.status == 1
+    assert "expected images of 1 channels" in refused.error
+
+
+def test_doctor_looks_a_configuration_over(cli: Callable) -> None:
+    healthy = cli("doctor", "-c", DIGITS)
+    assert healthy.status == 0, healthy.out
+    assert "none to look at" in healthy.out
+    ill = cli("doctor", "-c", DIGITS, "--model.objective.beta=Linear", "--model.objective.beta.steps=99999")
+    assert ill.status == 1
+    assert "LOOK" in ill.out
+    assert "--model.objective.beta.steps" in ill.out
+    assert not Path("runs").exists()
+
+
+def test_a_rate_distortion_sweep_goes_on_where_it_stopped(cli: Callable) -> None:
+    flags = ["sweep-rd", "-c", DIGITS, *SHORT, "--trainer.max_epochs=4", "--betas", "0.3", "4"]
+    assert cli(*flags).status == 0
+    with open("runs/rd/rd.csv", newline="") as file:
+        points = [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
+    assert [point["beta"] for point in points] == [0.3, 4]
+    assert points[0]["rate"] > points[1]["rate"] + 1
+    assert points[0]["distortion"] < points[1]["distortion"]
+    for point in points:
+        assert point["elbo"] == pytest.approx(-point["rate"] - point["distortion"], rel=1e-6)
+    assert Path("runs/rd/rd.png").read_bytes().startswith(b"\x89PNG")
+    config = yaml.safe_load(Path("runs/rd/beta_4/config.yaml").read_text())
+    assert config["run"]["warm_start"] == "runs/rd/beta_0.3"
+    trained = Path("runs/rd/beta_4/checkpoints/last.ckpt")
+    before = trained.stat().st_mtime_ns
+    Path("runs/rd/beta_4/results.json").unlink()  # as if it had been stopped between training and test
+    assert cli(*flags).status == 0
+    assert trained.stat().st_mtime_ns == before
+    shutil.rmtree("runs/rd/beta_4/checkpoints")  # and before its first epoch's end
+    Path("runs/rd/beta_4/results.json").unlink()
+    assert cli(*flags).status == 0
+    assert trained.is_file()
+    refused = cli("sweep-rd", "-c", DIGITS, "--betas", "0")
+    assert refused.status == 1
+    assert "expected weights above 0" in refused.error
+
+
+def test_a_warm_start_begins_with_the_other_runs_weights(cli: Callable) -> None:
+    assert cli("fit", "-c", DIGITS, *SHORT, "--trainer.max_epochs=2").status == 0
+    frozen = ["--run.warm_start=runs/digits/1", "--model.optimizer.lr=0", "--trainer.max_epochs=1"]
+    assert cli("fit", "-c", DIGITS, *SHORT, *frozen).status == 0
+    best, two = (weights(Path(f"runs/digits/{name}.ckpt")) for name in ("1/checkpoints/best", "2/checkpoints/last"))
+    assert same(best, two)
+
+
+def test_mean_with_error_is_exact_over_uneven_batches() -> None:
+    values = -100 + torch.randn(1003, dtype=torch.float64)
+    metric = MeanWithError()
+    for part in values.split(100):
+        metric.update(part.float())
+    mean, error, count = metric.compute()
+    assert count == 1003
+    assert mean.item() == pytest.approx(values.mean().item(), rel=1e-7)
+    assert error.item() == pytest.approx((values.std() / math.sqrt(1003)).item(), rel=1e-4)
+
+
+def test_the_gaussian_limit_is_water_filling_on_known_variances() -> None:
+    """Two values of variance 4 and 1 on 0..255: at a water level of w both are told to w."""
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randn(200_000, 2, generator=generator) * torch.tensor([20.0, 10.0]) + 128
+    images = noise.round().clamp(0, 255).to(torch.uint8).view(-1, 1, 1, 2)
+    first, second = (images.double() / 255).flatten(1).var(0, correction=0).tolist()
+    for water in (0.5 * second, 0.1 * second, 2 * second):
+        rate = 0.5 * sum(max(0.0, math.log(variance / water)) for variance in (first, second))
+        error = sum(min(variance, water) for variance in (first, second))
+        found = gaussian_rate_distortion(images.split(50_000), 256, [rate]).item()
+        assert found == pytest.approx(error, rel=1e-2)
+    assert gaussian_rate_distortion([images], 256, [0.0]).item() == pytest.approx(first + second, rel=1e-2)
+
+
+def test_baselines_on_known_cases() -> None:
+    fair = torch.bernoulli(torch.full((20_000, 1, 2, 2), 0.5)).to(torch.uint8)
+    assert independent_pixels_nll(fair.split(7000), fair.split(3000), 2).mean().item() == pytest.approx(
+        4 * math.log(2), rel=1e-3
+    )
+    from sklearn.decomposition import PCA
+
+    images = torch.randint(0, 256, (300, 1, 4, 4), dtype=torch.uint8)
+    flat = images.flatten(1).double().numpy() / 255
+    oracle = PCA(3).fit(flat[:200])
+    expected = ((oracle.inverse_transform(oracle.transform(flat[200:])) - flat[200:]) ** 2).sum(1)
+    np.testing.assert_allclose(
+        pca_squared_error(images[:200].split(70), images[200:].split(9), 256, 3), expected, rtol=1e-9
+    )
+
+
+def test_published_anchors_on_the_real_files(data_root: Path) -> None:
+    """PCA's 13.87 at 30 dimensions and the independent pixels' 205.80 nats: our data and our measures are right."""
+    from vae_lightning.data import MNIST, BinarizedMNIST
+
+    mnist = MNIST().load(data_root, download=False)
+    error = pca_squared_error(mnist.train.chunks(), mnist.test.chunks(), 256, 30)
+    assert error.mean().item() == pytest.approx(13.866, abs=0.01)
+    if not (data_root / "BinarizedMNIST").is_dir():
+        pytest.skip("the static binarisation is not here")
+    static = BinarizedMNIST().load(data_root, download=False)
+    nll = independent_pixels_nll(static.train.chunks(), static.test.chunks(), 2)
+    assert nll.mean().item() == pytest.approx(205.80, abs=0.02)
+
+
+def test_wandb_run_read_back(cli: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a dashboard would show is in the offline run: metrics, pictures, configuration, summaries."""
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    overlay = REPOSITORY / "configs" / "logger" / "wandb.yaml"
+    assert cli("fit", "-c", DIGITS, "-c", overlay, "--trainer.max_epochs=10").status == 0
+    (folder,) = Path("runs/digits/1/wandb").glob("offline-run-*")
+    tool = Path(sys.executable).parent / "wandb"
+    inspect = [str(tool), "leet", "inspect", "--json"]
+    shown = "".join(
+        subprocess.run([*inspect, *flags, str(folder)], capture_output=True, text=True, check=True).stdout
+        for flags in ([], ["--summary"])
+    )
+    for name in ("val/elbo", "val/rate", "val/distortion", "train/loss", "optim/lr", "trainer/global_step"):
+        assert name in shown
+    for picture in ("recon/reconstructions", "samples/priorsamples", "latent/traversals", "latent/interpolations"):
+        assert picture in shown
+    assert "git_commit" in shown
+    assert "GaussianPosterior" in shown
+    assert list(folder.rglob("*.png"))
+    tested = cli("test", "--ckpt_path=runs/digits/1", "-c", overlay, "--model.test_studies=false")
+    assert tested.status == 0, tested.err
+    assert Path("runs/digits/1/report.html").is_file()
+    records = [folder.name for folder in Path("runs/digits/1/wandb").glob("offline-run-*")]
+    assert len(records) == 2  # of one run there: the same id
+    artifacts = [
+        file for file in Path("runs/digits/1/wandb").rglob("*.wandb") if b"report-digits-1" in file.read_bytes()
+    ]
+    assert len(artifacts) == 1
+    summaries = re.findall(r'"val/elbo":\s*\{\s*"max":\s*(-?[\d.]+)', shown)
+    bounds = [float(row["val/elbo"]) for row in history("runs/digits/1") if row["val/elbo"]]
+    assert float(summaries[-1]) == pytest.approx(max(bounds), rel=1e-5)
+    assert (Path("runs/digits/1/images/reconstructions/epoch_0010.png")).is_file()  # and in files alike
