@@ -102,7 +102,7 @@ def _doubts(curve: list[float], bias: float, effective: float, k: int) -> list[s
     if len(curve) > 1 and (fell := curve[-2] - curve[-1]) > SETTLED:
         return [
             f"-log p(x) has not settled: ten times the samples took {fell:.2f} nats off it. It is {above}; raise "
-            f"--model.test_samples (to {10 * k}), and see annealed importance sampling below."
+            f"--model.test_samples (to {10 * k}), or compare with annealed importance sampling (--model.test_studies)."
         ]
     return [f"-log p(x) with {k} samples is {above}."]
 
