@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
@@ -168,6 +169,38 @@ def test_dropout_and_normalisation_act_in_training_only() -> None:
         assert not torch.allclose(net(x), plain(x))
         if "norm" not in settings:
             torch.testing.assert_close(net.eval()(x), plain.eval()(x))
+
+
+def test_convolutional_nets_drop_in_training_only() -> None:
+    for net, x in (
+        (ConvEncoder((1, 8, 8), (1, 8, 8), channels=[4], hidden=8, dropout=0.5), torch.rand(16, 1, 8, 8)),
+        (ConvDecoder((3,), (1, 8, 8), channels=[4], hidden=0, dropout=0.5), torch.rand(16, 3)),
+    ):
+        assert not torch.equal(net(x), net(x))
+        net.eval()
+        torch.testing.assert_close(net(x), net(x))
+
+
+def test_latents_of_a_spatial_model_keep_their_places() -> None:
+    spatial: dict[str, Any] = {"channels": [8], "hidden": 0, "spatial": True}
+    model = VAE(
+        (3, 10, 9),
+        256,
+        encoder=partial(GaussianPosterior, net=partial(ConvEncoder, **spatial)),
+        likelihood=partial(DiscretizedLogisticLikelihood, net=partial(ConvDecoder, **spatial)),
+        latent_size=2 * 5 * 5,
+    )
+    x = torch.randint(0, 256, (2, 3, 10, 9)).float()
+    assert model.trace({"image": x}, 3).px.mean.shape == (3, 2, 3, 10, 9)
+    changed = x.clone()
+    changed[..., 0, 0] = 255 - changed[..., 0, 0]
+    moved = (model.encoder(x / 255).mean != model.encoder(changed / 255).mean).reshape(2, 2, 5, 5)
+    assert moved[..., 0, 0].all()
+    assert not moved[..., 1:, 1:].any()  # one 3x3 convolution of stride 2 sees one place further
+    with pytest.raises(ValueError, match="a multiple of the 25 places of the 5x5 map, got 7"):
+        GaussianPosterior((3, 10, 9), (7,), partial(ConvEncoder, **spatial))
+    with pytest.raises(ValueError, match="expected 0 with spatial"):
+        ConvDecoder((50,), (3, 10, 9), spatial=True)
 
 
 @pytest.mark.parametrize("shape", SIZES)

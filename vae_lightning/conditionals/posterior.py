@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, Normal
 
+from vae_lightning.conditionals.likelihood import ImageHead
 from vae_lightning.core import Conditional, Shape
 from vae_lightning.distributions import Delta
-from vae_lightning.nets import MLP, NetFactory, at_least_float32
+from vae_lightning.nets import MLP, NetFactory, at_least_float32, map_depth
 
 LOG_SCALE_BOUND = 7.0
 
@@ -19,6 +20,18 @@ LOG_SCALE_BOUND = 7.0
 def bounded_log_scale(raw: Tensor) -> Tensor:
     """Log standard deviations smoothly kept within +-7 (about 0.001 to 1000), so that no batch makes them infinite."""
     return LOG_SCALE_BOUND * torch.tanh(raw / LOG_SCALE_BOUND)
+
+
+def latent_head(features: Shape, size: int) -> nn.Module:
+    """Features -> one parameter for each of `size` latents: a linear map of flat features; of a map (F, h, w) a 1x1
+    convolution, so that each latent is read at its place."""
+    if len(features) == 1:
+        linear = nn.Linear(features[0], size)
+        nn.init.xavier_uniform_(linear.weight)
+        nn.init.zeros_(linear.bias)
+        return linear
+    _, h, w = features
+    return nn.Sequential(ImageHead(features, (map_depth("the encoder", size, (h, w)), h, w), 1), nn.Flatten(-4))
 
 
 class GaussianPosterior(Conditional):
@@ -34,13 +47,11 @@ class GaussianPosterior(Conditional):
         super().__init__()
         self.net = net(image_shape, image_shape)
         self.latent_shape = tuple(latent_shape)
-        features, size = math.prod(self.net.out_shape), math.prod(latent_shape)
-        self.mu = nn.Linear(features, size)
-        self.log_scale = nn.Linear(features, size)
-        nn.init.xavier_uniform_(self.mu.weight)
-        nn.init.zeros_(self.mu.bias)
-        nn.init.zeros_(self.log_scale.weight)
-        nn.init.zeros_(self.log_scale.bias)
+        size = math.prod(latent_shape)
+        self.mu = latent_head(self.net.out_shape, size)
+        self.log_scale = latent_head(self.net.out_shape, size)
+        for parameter in self.log_scale.parameters():
+            nn.init.zeros_(parameter)
 
     def forward(self, context: Tensor) -> Distribution:
         features = self.net(context)
@@ -60,9 +71,7 @@ class PointMass(Conditional):
     def __init__(self, image_shape: Shape, latent_shape: Shape, net: NetFactory = MLP) -> None:
         super().__init__()
         self.net = net(image_shape, image_shape)
-        self.code = nn.Linear(math.prod(self.net.out_shape), math.prod(latent_shape))
-        nn.init.xavier_uniform_(self.code.weight)
-        nn.init.zeros_(self.code.bias)
+        self.code = latent_head(self.net.out_shape, math.prod(latent_shape))
 
     def forward(self, context: Tensor) -> Distribution:
         return Delta(self.code(self.net(context)))

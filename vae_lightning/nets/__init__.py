@@ -1,7 +1,7 @@
 """Tensor -> Tensor. No probability here, and any image size and channel count."""
 
 from vae_lightning.nets.base import Net, NetFactory, Shape, at_least_float32
-from vae_lightning.nets.conv import ConvDecoder, ConvEncoder
+from vae_lightning.nets.conv import ConvDecoder, ConvEncoder, map_depth
 from vae_lightning.nets.corruption import GaussianNoise, Masking, SaltAndPepper
 from vae_lightning.nets.mlp import MLP
 
@@ -16,4 +16,5 @@ __all__ = [
     "SaltAndPepper",
     "Shape",
     "at_least_float32",
+    "map_depth",
 ]
