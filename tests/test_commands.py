@@ -70,6 +70,21 @@ def test_two_processes_train_as_one(cli: Callable, tmp_path: Path) -> None:
     assert len(list(two.glob("images/*/epoch_0002.png"))) == len(list(one.glob("images/*/epoch_0002.png"))) > 0
 
 
+def test_two_processes_go_on_within_an_epoch(tmp_path: Path) -> None:
+    """Each with its own share of the order and its own noise, after 5 of 9 steps."""
+    command = [sys.executable, "-m", "vae_lightning", "fit", "-c", str(DIGITS), *SHORT, "--trainer.max_epochs=1"]
+    command += [f"--data.source={GENERATED}", "--data.source.shape=[1,8,8]", "--data.source.levels=17"]
+    command += ["--data.source.count=177", "--data.val_size=33", "--data.batch_size=8"]
+    command += ["--trainer.accelerator=cpu", "--trainer.devices=2", "--trainer.strategy=ddp"]
+    command += ["--checkpoint.every_n_train_steps=5", "--checkpoint.monitor=null", "--checkpoint.filename={step}"]
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
+    middle = "--ckpt_path=runs/digits/whole/checkpoints/step=5.ckpt"
+    for flags in (["--run.name=whole"], ["--run.name=parts", middle]):
+        subprocess.run([*command, *flags], cwd=tmp_path, env=environment, check=True, timeout=120)
+    whole, parts = (weights(tmp_path / f"runs/digits/{name}/checkpoints/last.ckpt") for name in ("whole", "parts"))
+    assert same(whole, parts)
+
+
 def test_nothing_loads_that_a_command_does_not_use(cli: Callable, tmp_path: Path) -> None:
     """Help and a misspelt command load nothing heavy; the others no logger or plot that nobody asked for."""
     source = [f"--data.source={GENERATED}", "--data.source.shape=[1,8,8]", "--data.source.levels=17"]

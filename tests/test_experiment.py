@@ -247,16 +247,44 @@ class Probe(Callback):
         assert gc.isenabled()  # off at the start only
 
 
-def test_a_checkpoint_within_an_epoch_is_no_place_to_go_on_from(cli: Callable) -> None:
-    within = ["--checkpoint.every_n_train_steps=8", "--checkpoint.monitor=null", "--checkpoint.filename={step}"]
-    flags = [*within, "--checkpoint.save_top_k=-1", "--trainer.max_epochs=1"]
-    assert cli("fit", "-c", DIGITS, *SHORT, *flags).status == 0
-    refused = cli("fit", "--ckpt_path=runs/digits/1/checkpoints/step=8.ckpt", "--run.name=b", "--trainer.max_epochs=3")
-    assert refused.status == 1
-    assert "expected a checkpoint of an epoch's end to go on from, got one within epoch 1, at step 8" in refused.error
-    assert cli("fit", "--ckpt_path=runs/digits/1", "--trainer.max_epochs=2").status == 0  # from last.ckpt
+def test_a_run_goes_on_within_an_epoch(cli: Callable) -> None:
+    """Order, noise, binarisation, schedule and metrics, from a checkpoint after 8 of an epoch's 20 batches."""
+    binarise = ["--data.dynamic_binarization=true", "--model.latent_model.likelihood=BernoulliLikelihood"]
+    within = ["--checkpoint.every_n_train_steps=28", "--checkpoint.monitor=null", "--checkpoint.filename={step}"]
+    flags = ["fit", "-c", DIGITS, *SHORT, *binarise, *within, "--trainer.log_every_n_steps=1"]
+    flags += ["--model.lr_scheduler.T_max=4"]
+    assert cli(*flags, "--checkpoint.save_top_k=-1", "--trainer.max_epochs=4", "--run.name=whole").status == 0
+    middle = Path("runs/digits/whole/checkpoints/step=28.ckpt")
+    saved = torch.load(middle, weights_only=True)
+    assert (saved["epoch"], saved["global_step"]) == (1, 28)
+    assert saved["loops"]["fit_loop"]["state_dict"]["combined_loader"][0]["batches"] == 8
+    resumed = cli(*flags, f"--ckpt_path={middle}", "--trainer.max_epochs=4", "--run.name=parts")
+    assert resumed.status == 0, resumed.err
+    assert "not resumable" not in resumed.err
+    whole, parts = (weights(Path(f"runs/digits/{name}/checkpoints/last.ckpt")) for name in ("whole", "parts"))
+    assert same(whole, parts)
+    later = [row for row in history("runs/digits/whole") if int(row["step"]) >= 28]
+    assert later == [row for row in history("runs/digits/parts") if int(row["step"]) >= 28]
+    assert len([row for row in later if row["train/loss"]]) == 52
+
+    cut = cli(*flags, f"--ckpt_path={middle}", "--data.batch_size=32", "--run.name=cut")
+    assert cut.status == 1
+    assert "expected its batch_size of 64 as before, got 32" in cut.error
+    done = cli(*flags, f"--ckpt_path={middle}", "--trainer.max_epochs=1", "--run.name=done")
+    assert "expected more than the 1 epochs that are done" in done.error
     overfit = cli("fit", "-c", DIGITS, *SHORT, "--trainer.overfit_batches=2")
     assert "--trainer.limit_train_batches" in overfit.error
+
+
+def test_a_run_goes_on_from_a_validation_within_an_epoch(cli: Callable) -> None:
+    often = ["--trainer.val_check_interval=0.5", "--checkpoint.filename={step}", "--checkpoint.save_top_k=-1"]
+    flags = ["fit", "-c", DIGITS, *SHORT, *often, "--trainer.max_epochs=2"]
+    assert cli(*flags, "--run.name=whole").status == 0
+    middle = "runs/digits/whole/checkpoints/step=30.ckpt"
+    resumed = cli(*flags, f"--ckpt_path={middle}", "--run.name=parts")
+    assert resumed.status == 0, resumed.err
+    whole, parts = (weights(Path(f"runs/digits/{name}/checkpoints/last.ckpt")) for name in ("whole", "parts"))
+    assert same(whole, parts)
 
 
 def test_a_moved_run_keeps_its_best_checkpoint(cli: Callable, tmp_path: Path) -> None:

@@ -44,6 +44,10 @@ class Batches(DistributedSampler[Any]):
         rank: which one this is.
         even: repeat some images so that every process has as many, as training in lockstep needs; evaluation counts
             each image once.
+
+    Attributes:
+        given: batches of the epoch that have been handed out.
+        skip: batches to leave out of the next epoch, done before a stop; 0 again after it.
     """
 
     def __init__(
@@ -51,6 +55,7 @@ class Batches(DistributedSampler[Any]):
     ) -> None:
         super().__init__(images, num_replicas=num_replicas, rank=rank, shuffle=False)
         self.batch_size, self.order, self.even = batch_size, order, even
+        self.given = self.skip = 0
 
     def __len__(self) -> int:
         """As many in every process, or those that have one more would wait for the others."""
@@ -62,7 +67,11 @@ class Batches(DistributedSampler[Any]):
         if self.even:
             order = torch.cat([order, order[: -len(order) % self.num_replicas]])
         share = order[self.rank :: self.num_replicas]
-        yield from share.split(self.batch_size) if self.even else self._evenly(share)
+        batches = share.split(self.batch_size) if self.even else self._evenly(share)
+        self.given, self.skip = self.skip, 0
+        for batch in batches[self.given :]:
+            self.given += 1
+            yield batch
 
     def _evenly(self, share: Tensor) -> Sequence[Tensor]:
         """Batches of the size asked for, or where this process has one image less, of sizes that fill as many."""
@@ -76,9 +85,35 @@ def shuffled(size: int, seed: int, epoch: Callable[[], int]) -> Order:
     return lambda: torch.randperm(size, generator=torch.Generator().manual_seed((1_000_003 * seed + epoch()) % 2**63))
 
 
-def loader(images: InMemory, sampler: Batches) -> DataLoader[Any]:
-    """Lightning's and torch's ordinary DataLoader, in this process: workers would cost more than they do."""
-    return DataLoader(
+class StatefulLoader(DataLoader[Any]):
+    """torch's ordinary DataLoader with the two methods by which Lightning keeps a loader's place in a checkpoint, so
+    that a run can go on within an epoch."""
+
+    sampler: Batches
+
+    def state_dict(self) -> dict[str, int]:
+        """How many batches of the epoch are done, and what they were cut by."""
+        return {
+            "batches": self.sampler.given,
+            "batch_size": self.sampler.batch_size,
+            "processes": self.sampler.num_replicas,
+        }
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Leaves out of the next epoch what is done of it; raises ValueError where it was cut otherwise."""
+        now = self.state_dict()
+        unequal = [name for name in ("batch_size", "processes") if state[name] != now[name]]
+        if 0 < state["batches"] < len(self) and unequal:
+            raise ValueError(
+                f"going on within an epoch: expected its {unequal[0]} of {state[unequal[0]]} as before, got "
+                f"{now[unequal[0]]}: leave it as it was, or go on from a checkpoint of an epoch's end."
+            )
+        self.sampler.skip = state["batches"]
+
+
+def loader(images: InMemory, sampler: Batches) -> StatefulLoader:
+    """A loader of whole batches in this process: workers would cost more than they do."""
+    return StatefulLoader(
         images,
         batch_size=None,  # the sampler's items are whole batches
         sampler=sampler,

@@ -17,7 +17,7 @@ import vae_lightning
 from vae_lightning.core import Batch, LatentModel, Loss, Objective, Shape
 from vae_lightning.data import ImageData
 from vae_lightning.experiment.process import require_compiler
-from vae_lightning.experiment.resume import follow_moved_run, resettle
+from vae_lightning.experiment.resume import follow_moved_run, resettle, restore_noise, state_of_noise
 from vae_lightning.metrics import Evaluation
 
 RECORD = "vae_lightning"
@@ -84,6 +84,7 @@ class Experiment(LightningModule):
         """Whether the weights come from another run, and are not to be set from the data."""
         self._seed = 0
         self._resettle = False
+        self._noise: list[Tensor] | None = None
 
     # -- set-up --------------------------------------------------------------------------------------------------------
 
@@ -125,6 +126,10 @@ class Experiment(LightningModule):
         self.latent_model.train()
 
     def on_train_start(self) -> None:
+        self._loss_sum = torch.zeros((), device=self.device)  # finite as long as every loss was
+        if self._noise is not None:  # within an epoch; the next one's depends on seed and epoch alone
+            restore_noise(self._noise, self.trainer)
+            self._noise = None
         if self._resettle:
             self._resettle = False
             resettle(self.trainer, self.configure_optimizers())
@@ -139,7 +144,7 @@ class Experiment(LightningModule):
 
     def on_train_epoch_start(self) -> None:
         # Order and noise depend on seed and epoch alone, so that a resumed run equals an unbroken one.
-        self._loss_sum = torch.zeros((), device=self.device)  # finite as long as every loss was
+        self._loss_sum.zero_()
         torch.manual_seed((self._seed + 1_000_003 * (self.current_epoch + 1) + 7_919 * self.global_rank) % 2**63)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
@@ -247,6 +252,7 @@ class Experiment(LightningModule):
             "config": self.config,
             "image_shape": list(self.image_shape),
             "levels": self.levels,
+            "noise": state_of_noise(self.trainer),
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -254,4 +260,5 @@ class Experiment(LightningModule):
         before = (checkpoint.get(RECORD, {}).get("config") or {}).get("model", {})
         now = (self.config or {}).get("model", {})
         self._resettle = any(before.get(key) != now.get(key) for key in ("optimizer", "lr_scheduler"))
+        self._noise = checkpoint.get(RECORD, {}).get("noise")
         follow_moved_run(checkpoint, self.trainer)

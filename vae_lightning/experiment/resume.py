@@ -6,7 +6,9 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning.pytorch import Trainer
+from torch import Tensor
 
 
 def follow_moved_run(checkpoint: dict[str, Any], trainer: Trainer) -> None:
@@ -51,6 +53,29 @@ def resettle(trainer: Trainer, fresh: Any) -> None:
         group.update({key: value for key, value in new.items() if key != "params"})
 
 
+def state_of_noise(trainer: Trainer) -> list[Tensor]:
+    """Where the random numbers stand, of every process: on a GPU its generator's state, else the CPU's, uint8."""
+    device = trainer.strategy.root_device
+    state = torch.cuda.get_rng_state(device) if device.type == "cuda" else torch.get_rng_state()
+    if trainer.world_size == 1:
+        return [state]
+    every = trainer.strategy.all_gather(state.to(device))
+    return [state.clone() for state in every.cpu()]
+
+
+def restore_noise(states: list[Tensor], trainer: Trainer) -> None:
+    """Sets this process's random numbers to where they stood; with another number of processes or device, where there
+    is nothing to go back to, they stay as they are."""
+    device = trainer.strategy.root_device
+    if len(states) != trainer.world_size:
+        return
+    state = states[trainer.global_rank].cpu().clone()  # torch misreads a view into another tensor
+    if device.type == "cuda" and len(state) == len(torch.cuda.get_rng_state(device)):
+        torch.cuda.set_rng_state(state, device)
+    elif device.type != "cuda" and len(state) == len(torch.get_rng_state()):
+        torch.set_rng_state(state)
+
+
 def check_training(section: Any, checkpoint: dict[str, Any] | None) -> None:
     """Raises ValueError where nothing would be trained, or otherwise than was asked for, or one checkpoint would
     overwrite another.
@@ -59,13 +84,7 @@ def check_training(section: Any, checkpoint: dict[str, Any] | None) -> None:
         section: the configuration of `fit`.
         checkpoint: the content of the one to go on from; None for a training from its beginning.
     """
-    if checkpoint is not None and not _is_epochs_end(checkpoint):
-        raise ValueError(
-            f"{section.ckpt_path}: expected a checkpoint of an epoch's end to go on from, got one within epoch "
-            f"{checkpoint['epoch'] + 1}, at step {checkpoint['global_step']}: go on from last.ckpt, or begin another "
-            f"with --run.warm_start {section.ckpt_path}."
-        )
-    epochs, done = section.trainer.max_epochs, 0 if checkpoint is None else checkpoint["epoch"] + 1
+    epochs, done = section.trainer.max_epochs, 0 if checkpoint is None else _epochs_done(checkpoint)
     if epochs is not None and epochs != -1 and done >= epochs:
         raise ValueError(
             f"--trainer.max_epochs {epochs}: expected more than the {done} epochs that are done, or nothing is left to "
@@ -83,7 +102,8 @@ def check_training(section: Any, checkpoint: dict[str, Any] | None) -> None:
         )
 
 
-def _is_epochs_end(checkpoint: dict[str, Any]) -> bool:
-    """Whether all batches of its epoch were done: order and noise begin anew at each epoch, not within."""
+def _epochs_done(checkpoint: dict[str, Any]) -> int:
+    """How many whole epochs a checkpoint has behind it, be it of an epoch's end or from within one."""
     progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
-    return bool(progress["is_last_batch"])
+    done: int = checkpoint["epoch"] + bool(progress["is_last_batch"])
+    return done
