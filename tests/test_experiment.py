@@ -272,8 +272,18 @@ def test_a_run_goes_on_within_an_epoch(cli: Callable) -> None:
     assert "expected its batch_size of 64 as before, got 32" in cut.error
     done = cli(*flags, f"--ckpt_path={middle}", "--trainer.max_epochs=1", "--run.name=done")
     assert "expected more than the 1 epochs that are done" in done.error
-    overfit = cli("fit", "-c", DIGITS, *SHORT, "--trainer.overfit_batches=2")
-    assert "--trainer.limit_train_batches" in overfit.error
+
+
+def test_settings_that_would_train_otherwise_than_asked_are_refused(cli: Callable) -> None:
+    for flags, remedy in (
+        (["--trainer.overfit_batches=2"], "--trainer.limit_train_batches"),
+        (["--trainer.precision=64-true"], "expected 32-true, bf16-mixed or 16-mixed"),
+        (["--trainer.callbacks=lightning.pytorch.callbacks.LearningRateFinder"], "set --model.optimizer.lr"),
+    ):
+        refused = cli("fit", "-c", DIGITS, *SHORT, *flags)
+        assert refused.status == 1
+        assert remedy in refused.error
+    assert not list(Path().rglob("runs/*/*"))
 
 
 def test_a_run_goes_on_from_a_validation_within_an_epoch(cli: Callable) -> None:

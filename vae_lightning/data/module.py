@@ -139,8 +139,9 @@ class ImageData(LightningDataModule):
         if not self.dynamic_binarization:
             return images
         generator = torch.Generator().manual_seed(1_000_003 * self.split_seed + stream)
-        grey = images.image.float() / (self.source.levels - 1)
-        return Images(torch.bernoulli(grey, generator=generator).to(torch.uint8), images.label)
+        grey = (part.float() / (self.source.levels - 1) for part in images.chunks())
+        binary = [torch.bernoulli(part, generator=generator).to(torch.uint8) for part in grey]
+        return Images(torch.cat(binary), images.label)
 
     def _entropy(self, grey: Tensor) -> Tensor:
         """Entropy of binarising (B, C, H, W) levels, nats, (B,)."""

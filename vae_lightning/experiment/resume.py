@@ -95,6 +95,18 @@ def check_training(section: Any, checkpoint: dict[str, Any] | None) -> None:
             "--trainer.overfit_batches: expected none, since whole batches are drawn by index here: use "
             "--trainer.limit_train_batches, or vae-lightning doctor, which overfits 32 images."
         )
+    if str(section.trainer.precision) in ("64-true", "64", "bf16-true", "16-true"):
+        raise ValueError(
+            f"--trainer.precision {section.trainer.precision}: expected 32-true, bf16-mixed or 16-mixed, since "
+            "log-densities are summed in float32 whatever the nets compute in."
+        )
+    callbacks = section.trainer.callbacks or []
+    for callback in callbacks if isinstance(callbacks, list) else [callbacks]:
+        if (name := callback.class_path.rsplit(".", 1)[-1]) in ("LearningRateFinder", "BatchSizeFinder"):
+            raise ValueError(
+                f"--trainer.callbacks {name}: expected callbacks that train no steps of their own, which would count "
+                "as the run's: set --model.optimizer.lr or --data.batch_size, and look at short runs."
+            )
     if section.checkpoint.save_top_k not in (0, 1) and section.checkpoint.filename == "best":
         raise ValueError(
             f"--checkpoint.save_top_k {section.checkpoint.save_top_k}: expected names that differ, got the one name "
