@@ -17,6 +17,7 @@ from vae_lightning.distributions import (
     ContinuousBernoulli,
     Delta,
     DiscretizedLogistic,
+    LinkedChannels,
     Rescaled,
 )
 
@@ -53,6 +54,27 @@ def test_discretized_logistic_gradients_are_finite_and_right(value: float, scale
     h = 1e-5
     up, down = (DiscretizedLogistic(loc.detach() + d, s.detach(), 256).log_prob(torch.tensor(value)) for d in (h, -h))
     assert gradient[0].item() == pytest.approx(((up - down) / (2 * h)).item(), rel=1e-4, abs=1e-9)
+
+
+def test_linked_channels_factorise_and_are_drawn_as_they_weigh() -> None:
+    loc, scale = 255 * torch.rand(3, 2, 2), 1 + 9 * torch.rand(3, 2, 2)
+    free = LinkedChannels(loc, scale, torch.zeros(2, 3, 2, 2), 256)
+    x = torch.randint(0, 256, (5, 3, 2, 2)).float()
+    independent = Independent(DiscretizedLogistic(loc, scale, 256), 3)
+    torch.testing.assert_close(free.log_prob(x), independent.log_prob(x))
+    torch.testing.assert_close(free.mean, independent.mean)
+
+    loc, scale = torch.tensor([90.0, 120.0, 150.0]).view(3, 1, 1), torch.tensor([8.0, 2.0, 3.0]).view(3, 1, 1)
+    weight = torch.zeros(2, 3, 1, 1)
+    weight[0, 1], weight[0, 2], weight[1, 2] = 0.9, -0.5, 0.7
+    linked = LinkedChannels(loc, scale, weight, 256)
+    draws = linked.sample((60_000,))
+    torch.testing.assert_close(draws.mean(0), linked.mean, atol=0.5, rtol=0)
+    red, green, blue = (draws[:, c, 0, 0] for c in range(3))
+    told = 150 - 0.5 * (red - 90) + 0.7 * (green - 120)
+    assert torch.corrcoef(torch.stack([blue, told]))[0, 1].item() > 0.5
+    assert (blue - told).mean().item() == pytest.approx(0, abs=0.1)
+    assert (blue - told).var().item() == pytest.approx(9 * math.pi**2 / 3 + 1 / 12, rel=0.05)
 
 
 def test_mixture_of_discretized_logistics_sums_to_one_with_gradients() -> None:

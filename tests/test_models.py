@@ -26,6 +26,7 @@ from vae_lightning.conditionals import (
     GaussianOptimalScaleLikelihood,
     GaussianPixelScaleLikelihood,
     GaussianPosterior,
+    LinkedLogisticLikelihood,
     PointMass,
 )
 from vae_lightning.core import FromPosterior, FromPrior, Given, PosteriorMean
@@ -43,6 +44,7 @@ GREY = [
     GaussianLikelihood,
     GaussianOptimalScaleLikelihood,
     GaussianPixelScaleLikelihood,
+    LinkedLogisticLikelihood,
 ]
 SIZES = [(1, 28, 28), (1, 28, 20), (3, 37, 53), (4, 8, 8), (1, 1, 1)]
 
@@ -65,12 +67,19 @@ def test_every_likelihood_trains_and_samples(likelihood: type) -> None:
 
 @pytest.mark.parametrize(
     "likelihood",
-    [BernoulliLikelihood, CategoricalLikelihood, DiscretizedLogisticLikelihood, DiscretizedLogisticMixtureLikelihood],
+    [
+        BernoulliLikelihood,
+        CategoricalLikelihood,
+        DiscretizedLogisticLikelihood,
+        DiscretizedLogisticMixtureLikelihood,
+        LinkedLogisticLikelihood,
+    ],
 )
-def test_discrete_likelihoods_sum_to_one_over_all_images(likelihood: type) -> None:
+@pytest.mark.parametrize("shape", [(1, 2, 2), (3, 1, 2)])
+def test_discrete_likelihoods_sum_to_one_over_all_images(likelihood: type, shape: tuple[int, int, int]) -> None:
     levels = 2 if likelihood is BernoulliLikelihood else 3
-    px = VAE((1, 2, 2), levels, likelihood=likelihood, latent_size=2).double().sample({})
-    images = torch.tensor(list(itertools.product(range(levels), repeat=4))).double().view(-1, 1, 2, 2)
+    px = VAE(shape, levels, likelihood=likelihood, latent_size=2).double().sample({})
+    images = torch.tensor(list(itertools.product(range(levels), repeat=math.prod(shape)))).double().view(-1, *shape)
     assert px.support.is_discrete
     assert px.log_prob(images).exp().sum().item() == pytest.approx(1, abs=1e-9)
 
@@ -116,6 +125,7 @@ def test_initial_bias_is_the_marginal_of_the_data() -> None:
         GaussianLikelihood,
         GaussianOptimalScaleLikelihood,
         GaussianPixelScaleLikelihood,
+        LinkedLogisticLikelihood,
     ],
 )
 def test_initial_biases_are_those_of_the_data(likelihood: type) -> None:

@@ -5,6 +5,7 @@ from vae_lightning.conditionals.discrete import (
     CategoricalLikelihood,
     DiscretizedLogisticLikelihood,
     DiscretizedLogisticMixtureLikelihood,
+    LinkedLogisticLikelihood,
 )
 from vae_lightning.conditionals.gaussian import (
     GaussianLearnedScaleLikelihood,
@@ -29,5 +30,6 @@ __all__ = [
     "GaussianPosterior",
     "Likelihood",
     "LikelihoodFactory",
+    "LinkedLogisticLikelihood",
     "PointMass",
 ]

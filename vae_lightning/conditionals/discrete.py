@@ -11,7 +11,7 @@ from torch.distributions import Categorical, Distribution, Independent, MixtureS
 
 from vae_lightning.conditionals.likelihood import Likelihood
 from vae_lightning.core import Shape
-from vae_lightning.distributions import CategoricalLevels, DiscretizedLogistic
+from vae_lightning.distributions import CategoricalLevels, DiscretizedLogistic, LinkedChannels
 from vae_lightning.nets import MLP, NetFactory
 
 SMALLEST_SCALE = 0.02
@@ -33,6 +33,22 @@ class DiscretizedLogisticLikelihood(Likelihood):
     def forward(self, context: Tensor) -> Distribution:
         loc, raw_scale = self.params(context).unbind(-4)
         return Independent(_logistic(loc, raw_scale, self.levels), 3, validate_args=False)
+
+    def init_from_data(self, image: Tensor) -> None:
+        self.head.set_bias(0, image.float().mean(0) / (self.levels - 1))
+
+
+class LinkedLogisticLikelihood(Likelihood):
+    """A logistic for each value, integrated over its level, whose centre moves with the channels before it: colours say
+    most things three times, and a latent need say them once (Salimans et al. 2017, section 2.2)."""
+
+    def __init__(self, latent_shape: Shape, image_shape: Shape, levels: int, net: NetFactory = MLP) -> None:
+        super().__init__(latent_shape, image_shape, levels, net, num_params=1 + image_shape[0])
+
+    def forward(self, context: Tensor) -> Distribution:
+        loc, raw_scale, weight = self.params(context).split((1, 1, self.head.num_params - 2), -4)
+        logistic = _logistic(loc.squeeze(-4), raw_scale.squeeze(-4), self.levels)
+        return LinkedChannels(logistic.loc, logistic.scale, weight, self.levels)
 
     def init_from_data(self, image: Tensor) -> None:
         self.head.set_bias(0, image.float().mean(0) / (self.levels - 1))

@@ -5,6 +5,15 @@ from vae_lightning.distributions.continuous_bernoulli import ContinuousBernoulli
 from vae_lightning.distributions.delta import Delta
 from vae_lightning.distributions.discretized_logistic import DiscretizedLogistic
 from vae_lightning.distributions.levels import CategoricalLevels
+from vae_lightning.distributions.linked_channels import LinkedChannels
 from vae_lightning.distributions.rescaled import Rescaled
 
-__all__ = ["BinaryImage", "CategoricalLevels", "ContinuousBernoulli", "Delta", "DiscretizedLogistic", "Rescaled"]
+__all__ = [
+    "BinaryImage",
+    "CategoricalLevels",
+    "ContinuousBernoulli",
+    "Delta",
+    "DiscretizedLogistic",
+    "LinkedChannels",
+    "Rescaled",
+]

@@ -1,0 +1,76 @@
+"""Discretized logistics of an image's channels, each one told what the channels before it hold."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import ClassVar
+
+import torch
+from torch import Size, Tensor
+from torch.distributions import Distribution, constraints
+from torch.types import _size
+
+from vae_lightning.distributions.discretized_logistic import DiscretizedLogistic
+
+
+class LinkedChannels(Distribution):
+    """P(x) = prod over c of P(x_c | x_0..x_{c-1}), each a discretized logistic about
+
+        loc_c + sum over j < c of w_jc (x_j - loc_j),
+
+    so that what one channel shows of a place need not be said again for the next (Salimans et al. 2017, eq. 3, there
+    with the values of the channels before in place of their distance from the centre).
+
+    Args:
+        loc: centres before the other channels are known, in levels, (*batch, C, H, W).
+        scale: the logistics' scales, in levels, > 0, the same shape.
+        weight: w, (*batch, C - 1, C, H, W); what is not below the diagonal is not used.
+        levels: how many integers the support holds.
+    """
+
+    arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {}
+
+    def __init__(self, loc: Tensor, scale: Tensor, weight: Tensor, levels: int) -> None:
+        self.loc, self.scale, self.weight, self.levels = loc, scale, weight, levels
+        super().__init__(loc.shape[:-3], loc.shape[-3:], validate_args=False)
+
+    @property
+    def support(self) -> constraints.Constraint:
+        return constraints.independent(constraints.integer_interval(0, self.levels - 1), 3)
+
+    def expand(self, batch_shape: _size, _instance: Distribution | None = None) -> LinkedChannels:
+        batch = Size(batch_shape)
+        loc, scale = (part.expand(batch + self.event_shape) for part in (self.loc, self.scale))
+        return LinkedChannels(loc, scale, self.weight.expand(batch + self.weight.shape[-4:]), self.levels)
+
+    def channel(self, index: int, before: Tensor) -> DiscretizedLogistic:
+        """P(x_index | the channels before it), (*batch, H, W), told an image that holds at least those."""
+        centre = self.loc[..., index, :, :]
+        for j in range(index):
+            residual = before[..., j, :, :] - self.loc[..., j, :, :]
+            centre = centre + self.weight[..., j, index, :, :] * residual
+        return DiscretizedLogistic(centre, self.scale[..., index, :, :], self.levels, validate_args=False)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """log P(x = value) in nats, the shape of the batch."""
+        channels = range(self.event_shape[0])
+        total = [self.channel(c, value).log_prob(value[..., c, :, :]).flatten(-2).sum(-1) for c in channels]
+        return torch.stack(total).sum(0)
+
+    def _in_turn(self, value: Callable[[DiscretizedLogistic], Tensor]) -> Tensor:
+        """An image made channel after channel, each of what its logistic gives when told those before."""
+        made = torch.empty_like(self.loc)
+        for c in range(self.event_shape[0]):
+            made[..., c, :, :] = value(self.channel(c, made))
+        return made
+
+    @property
+    def mean(self) -> Tensor:
+        """E[x], each channel at the means of those before: exact but near the ends of the range; no gradient."""
+        with torch.no_grad():
+            return self._in_turn(lambda logistic: logistic.mean)
+
+    def sample(self, sample_shape: _size = ()) -> Tensor:
+        with torch.no_grad():
+            wide = self.expand(Size(sample_shape) + self.batch_shape)
+            return wide._in_turn(lambda logistic: logistic.sample())
