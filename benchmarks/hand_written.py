@@ -74,11 +74,17 @@ def batches(image: Tensor, batch_size: int, seed: int, epoch: int) -> Iterator[T
 
 
 def train(
-    model: MLPVAE | ConvVAE, image: Tensor, held_out: Tensor, epochs: int, batch_size: int = 128, seed: int = 0
+    model: MLPVAE | ConvVAE,
+    image: Tensor,
+    held_out: Tensor,
+    epochs: int,
+    batch_size: int = 128,
+    seed: int = 0,
+    every: int = 50,
 ) -> tuple[list[float], list[float], list[float]]:
     """Adam at 1e-3, fused, and the bound of the held-out images after each epoch.
 
-    Returns: seconds of each epoch, validation included; the loss of every 50th step; the bound of each epoch.
+    Returns: seconds of each epoch, validation included; the loss of each `every`th step; the bound of each epoch.
     """
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, fused=True)
     seconds, losses, bounds, step = [], [], [], 0
@@ -91,7 +97,7 @@ def train(
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
-            if step % 50 == 0:
+            if step % every == 0:
                 losses.append(loss.item())
             if not math.isfinite(loss.item()):
                 raise FloatingPointError(step)

@@ -10,7 +10,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from benchmarks.harness import compare, seconds
+from benchmarks.harness import compare, process, seconds
 
 HERE = Path(__file__).parent
 BEGIN = """
@@ -26,7 +26,7 @@ main({arguments!r})
 
 
 def python(code: str) -> float:
-    return seconds(lambda: subprocess.run([sys.executable, "-c", code], check=True, capture_output=True))
+    return seconds(lambda: process(sys.executable, "-c", code))
 
 
 def command(*words: str) -> float:
@@ -36,20 +36,8 @@ def command(*words: str) -> float:
 def run() -> None:
     config = str(HERE.parent / "configs" / "experiment" / "digits.yaml")
     with tempfile.TemporaryDirectory() as folder:
-        subprocess.run(
-            [
-                sys.executable,
-                "-m",
-                "vae_lightning",
-                "fit",
-                "-c",
-                config,
-                "--trainer.max_epochs=1",
-                f"--run.root={folder}",
-            ],
-            check=True,
-            capture_output=True,
-        )
+        once = ["fit", "-c", config, "--trainer.max_epochs=1", f"--run.root={folder}"]
+        process(sys.executable, "-m", "vae_lightning", *once)
         fit = BEGIN.format(command="fit", arguments=["fit", "-c", config, f"--run.root={folder}/new"])
         test = BEGIN.format(command="test", arguments=["test", f"--ckpt_path={folder}/digits/1"])
         compare(
