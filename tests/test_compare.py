@@ -88,6 +88,22 @@ def test_other_numbers_of_images_are_not_paired_and_said(tmp_path: Path) -> None
     assert "test_samples is 100 in e/a, 1000 in e/b" in said
 
 
+def test_images_that_a_study_left_out_are_left_out_of_the_difference(tmp_path: Path) -> None:
+    """nan in either run; where nothing is left there is no pair."""
+    a, b = scores(1), scores(2, 0.5)
+    a[300:], b[::7] = np.nan, np.nan
+    section = Section("Sharpness")
+    section.add("edge_width", "edge width", (10.0, 0.1), "pixels")
+    folders = [made(tmp_path / "e" / name, scores(1)) for name in "abc"]
+    for folder, kept in zip(folders, (a, b, np.full_like(a, np.nan)), strict=True):
+        Results(str(folder), IMAGES, {}, [section], {"edge_width": kept}).write(folder)
+    _, second, third = cells(compare(folders), "edge_width")
+    both = (b.astype(float) - a)[~np.isnan(a) & ~np.isnan(b)]
+    assert len(both) == 257
+    assert (second.difference, second.difference_error) == pytest.approx(mean(both), rel=1e-12)
+    assert (second.paired, third.paired) == ("paired", "unpaired")
+
+
 def test_names_of_all_runs_in_first_seen_order(tmp_path: Path) -> None:
     folders = [tmp_path / "e" / name for name in "ab"]
     for folder, rows in zip(folders, (["x", "y"], ["z", "y", "x"]), strict=True):

@@ -98,7 +98,8 @@ def test_annealing_meets_the_exact_value_within_its_own_error(start: str) -> Non
     assert (z.abs() < 1.96).float().mean() >= 0.85
     assert 0.6 < z.std() < 1.5  # nor are the errors too large
     assert abs(z.mean()) < 3 / math.sqrt(40) + 0.1
-    assert found.standard_error.max() < 0.3
+    assert found.standard_error.median() < 0.15
+    assert found.standard_error.max() < 0.5
 
 
 def test_annealing_does_better_than_importance_sampling_from_a_spoilt_encoder() -> None:

@@ -105,9 +105,13 @@ def test_fit_leaves_a_whole_run_and_a_checkpoint_is_enough(cli: Callable, tmp_pa
     assert model["probe_codes"] > 50
     assert model["classifier_accuracy"] > 85
     assert 0 < model["frechet_train"] < model["frechet"]
+    assert model["aggregate_frechet"] < model["frechet"]  # the prior hole
     assert model["ppca_nll"] > 100
     assert model["bits"] == pytest.approx(model["nll"] / math.log(2), rel=1e-4)
     assert (run / "surprise.png").is_file()
+    assert (run / "neighbours.png").is_file()
+    assert "No FID in Inception's features: put torch-fidelity's weights at" in tested.out
+    assert np.isfinite(report.per_image["reconstruction_edge_width"]).all()
 
     assert cli("report", run).status == 0
     assert "total correlation" in (run / "report.html").read_text()

@@ -220,19 +220,22 @@ def test_latents_of_another_image_cost_what_they_tell(chunk: int) -> None:
     distance = 0.5 * (x - x.roll(1, 0)).square().flatten()
     assert matched == pytest.approx((constant, 0), abs=1e-6)
     assert shuffled[0] == pytest.approx(constant + distance.mean().item(), rel=1e-6)
-    assert shuffled[1] == pytest.approx(distance.std().item() / 101**0.5, rel=1e-6)
+    deviation = distance - distance.mean()  # each image stands in its own term and in the one behind it
+    variance = distance.var() + 2 * (deviation * deviation.roll(1)).mean().clamp_min(0)
+    assert shuffled[1] == pytest.approx((variance / 101).sqrt().item(), rel=1e-6)
 
 
 def test_a_decoder_that_ignores_its_latents_does_not_mind() -> None:
     x = spread(101, 1, 2.0).view(-1, 1, 1, 1)
     matched, shuffled = shuffled_distortion(Channel(0.5, gain=0.0).eval(), x.split(20))
-    assert shuffled == pytest.approx(matched, rel=1e-9)
+    assert shuffled[0] == pytest.approx(matched[0], rel=1e-9)
+    assert matched[1] * (1 - 1e-9) <= shuffled[1] < 1.3 * matched[1]
     images = torch.randint(0, 2, (64, 1, 4, 4), dtype=torch.uint8)
     model = VAE((1, 4, 4), 2, latent_size=3).eval()
     assert shuffled_distortion(model, [images])[0][0] > 0
     nn.init.zeros_(model.likelihood.head.last.weight)
     matched, shuffled = shuffled_distortion(model, [images])
-    assert shuffled == pytest.approx(matched, rel=1e-6)
+    assert shuffled[0] == pytest.approx(matched[0], rel=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vae_lightning.experiment.page import figures, report
+from vae_lightning.experiment.page import CAPTIONS, figures, report
 from vae_lightning.experiment.results import Results, Section
 
 VOID = {"meta", "img", "br", "hr", "link", "input"}
@@ -72,6 +72,7 @@ def make_run(folder: Path) -> Path:
     (folder / "run.json").write_text(json.dumps(record))
     picture(folder / "curve.png", 1, (1200, 420))
     picture(folder / "samples.png", 2)
+    picture(folder / "neighbours.png", 4)
     for epoch in ("0002", "9999", "10000"):
         picture(folder / "images" / "priorsamples" / f"epoch_{epoch}.png", len(epoch) + int(epoch) % 7)
     picture(folder / "images" / "<kind>" / "epoch_0001.png", 9)
@@ -166,6 +167,7 @@ def test_pictures_are_the_newest_of_each_kind_and_decode(run: Path) -> None:
         "<kind>, epoch 1": (9, (20, 10), "small", "520"),
         "Samples from the prior, epoch 10000": (5 + 10000 % 7, (20, 10), "small", "520"),
         "Samples from the prior": (2, (20, 10), "small", "520"),
+        CAPTIONS["neighbours"]: (4, (20, 10), "small", "520"),
     }
 
 

@@ -101,8 +101,10 @@ def _cell(name: str, result: Results, first: Results) -> Cell:
     # Several processes' test keeps the first one's images only: their mean would not be the row's.
     if a is not None and b is not None and len(a) == len(b) == result.images:
         difference = a.astype(np.float64) - b
-        error = difference.std(ddof=1) / math.sqrt(len(a)) if len(a) > 1 else math.nan
-        return Cell(row.mean, row.error, float(difference.mean()), float(error), "paired")
+        difference = difference[~np.isnan(difference)]  # images that a study did not look at, or that have no value
+        if len(difference):
+            error = difference.std(ddof=1) / math.sqrt(len(difference)) if len(difference) > 1 else math.nan
+            return Cell(row.mean, row.error, float(difference.mean()), float(error), "paired")
     return Cell(row.mean, row.error, row.mean - other.mean, math.hypot(row.error, other.error), "unpaired")
 
 

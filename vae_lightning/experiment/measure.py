@@ -13,6 +13,7 @@ from vae_lightning.experiment.module import Experiment
 from vae_lightning.experiment.pictures import grid, save_picture
 from vae_lightning.experiment.results import Results, Section
 from vae_lightning.experiment.studies import studies
+from vae_lightning.experiment.subject import Subject
 from vae_lightning.metrics import independent_pixels_nll, nats_per_bit_per_dim, pca_squared_error, sample_counts
 
 PCA_LIMIT = 4096
@@ -38,7 +39,9 @@ def measure(experiment: Experiment, data: ImageData, folder: Path) -> Results:
     if "nll" in per_image:
         per_image["gap"] = -per_image["nll"] - per_image["elbo"]
     if experiment.test_studies and evaluation.keep:  # in one process
-        sections += studies(experiment.latent_model, data, experiment.device)
+        subject = Subject(experiment.latent_model, data, experiment.device, folder)
+        sections += studies(subject)
+        per_image |= subject.per_image
     return Results(
         run=str(folder),
         images=evaluation.images,

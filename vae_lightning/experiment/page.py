@@ -30,6 +30,7 @@ CAPTIONS = {
     "priorsamples": "Samples from the prior",
     "samples": "Samples from the prior",
     "surprise": "Test images: the least surprising first, then the most surprising",
+    "neighbours": "Samples, and below each its nearest training images; then the samples that lie nearest to one",
     "traversals": "Traversals: each row moves one latent through ±3 standard deviations",
     "interpolations": "Interpolations: in a straight line from one image's code to another's, the images at the ends",
 }

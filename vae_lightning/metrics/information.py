@@ -95,8 +95,9 @@ def active_units(means: Tensor, threshold: float = 0.01) -> Tensor:
 @torch.no_grad()
 def shuffled_distortion(model: LatentModel, images: Iterable[Tensor]) -> tuple[MeanError, MeanError]:
     """-log p(x|z), nats per image, with z ~ q(z|x) of the image itself, and with the z of the image before it (for the
-    first, of the last): the same where the decoder does not use z. Mix images whose neighbours are alike. The model is
-    in evaluation mode; the images come in chunks, and fewer than two in all raise ValueError."""
+    first, of the last): the same where the decoder does not use z. Mix images whose neighbours are alike. The second
+    error knows that each image stands in two terms, in one as the image and in the next by its latents. The model is in
+    evaluation mode; the images come in chunks, and fewer than two in all raise ValueError."""
     matched, shuffled, first, last = list[Tensor](), list[Tensor](), torch.empty(0), dict[str, Tensor]()
     for batch in _batches(model, images):
         image, trace = batch["image"], model.trace(batch)
@@ -109,7 +110,10 @@ def shuffled_distortion(model: LatentModel, images: Iterable[Tensor]) -> tuple[M
         last = {site.name: site.z[-1:] for site in trace.sites}
     _require(sum(map(len, matched)), 2)
     shuffled.append(-model(Given(last), {}).log_prob(first))
-    return _mean_error(torch.cat(matched)), _mean_error(torch.cat(shuffled))
+    terms = torch.cat(shuffled).double()
+    mean, error = _mean_error(terms)
+    shared = ((terms - mean) * (terms.roll(1) - mean)).mean().clamp_min(0).item()  # covariance of a term and the next
+    return _mean_error(torch.cat(matched)), (mean, math.sqrt(error**2 + 2 * shared / len(terms)))
 
 
 def diagnose(rate_per_latent: Tensor, active: Tensor, matched: float, shuffled: float) -> str:

@@ -180,15 +180,19 @@ def nearest_distances(queries: Tensor, references: Tensor) -> Neighbours:
     return Neighbours(torch.cat(exact), indices)
 
 
+def nearer(distances: Tensor, reference: Tensor) -> float:
+    """Share of distances below the reference's median, equals counting half."""
+    distances, median = distances.double(), reference.double().quantile(0.5)
+    return ((distances < median).double() + (distances == median).double() / 2).mean().item()
+
+
 def copying(samples: Tensor, train: Tensor, held_out: Tensor) -> float:
     """Share of samples nearer to a training image than the median held-out image is, ties counting half.
 
     One half for fresh images of the training distribution, give or take sqrt(1/4 (1/samples + 1/held_out)), and 1 for
     copies. Blurred samples lie near to everything, too: a share above one half is a reason to look at the neighbours.
     """
-    found, reference = (nearest_distances(x, train).distances.double() for x in (samples, held_out))
-    median = reference.quantile(0.5)
-    return ((found < median).double() + (found == median).double() / 2).mean().item()
+    return nearer(*(nearest_distances(x, train).distances for x in (samples, held_out)))
 
 
 def _require_sets(name: str, a: Tensor, b: Tensor, at_least: int) -> None:

@@ -1,0 +1,197 @@
+"""How a model's images look: what the studies show and keep, and Inception's wiring with torchmetrics as the oracle."""
+
+from __future__ import annotations
+
+import math
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torchmetrics.image.fid import FrechetInceptionDistance
+from torchmetrics.image.kid import poly_mmd
+
+from tests.conftest import Generated
+from vae_lightning.conditionals import DiscretizedLogisticLikelihood
+from vae_lightning.data import ImageData
+from vae_lightning.experiment import appearance
+from vae_lightning.experiment.appearance import copies, in_inception, sharpness
+from vae_lightning.experiment.results import Section
+from vae_lightning.experiment.subject import Subject
+from vae_lightning.metrics import inception
+from vae_lightning.metrics.sharpness import high_frequency_energy
+from vae_lightning.models import VAE
+
+
+def made(folder: Path, shape: tuple[int, int, int] = (1, 8, 8), levels: int = 256, count: int = 240) -> Subject:
+    """An untrained model of generated images, a third as many of them for testing."""
+    data = ImageData(Generated(shape, levels, count), batch_size=2, val_size=16)
+    data.prepare_data()
+    data.setup("test")
+    model = VAE(shape, levels, likelihood=DiscretizedLogisticLikelihood, latent_size=3).eval()
+    return Subject(model, data, torch.device("cpu"), folder)
+
+
+@pytest.fixture
+def subject(tmp_path: Path) -> Subject:
+    return made(tmp_path)
+
+
+def means(section: Section) -> dict[str, float]:
+    return {row.name: row.mean for row in section.rows}
+
+
+@pytest.fixture(autouse=True)
+def _no_grad() -> object:
+    with torch.no_grad():
+        yield
+
+
+# -- the aggregate posterior ------------------------------------------------------------------------------------------
+
+
+def test_samples_come_from_the_prior_or_from_the_posteriors_of_training_images(subject: Subject) -> None:
+    """With a decoder that repeats its latent and an encoder that reads the first pixel, the samples are the latents."""
+    model = subject.model
+    seen: list[Tensor] = []
+    model.likelihood.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    nn.init.zeros_(model.encoder.mu.weight)
+    nn.init.constant_(model.encoder.mu.bias, 5.0)
+    nn.init.constant_(model.encoder.log_scale.bias, -3.0)
+    assert subject.samples(700).shape == (700, 1, 8, 8)
+    assert torch.cat(seen).mean().abs() < 0.2
+    seen.clear()
+    drawn = subject.samples(700, aggregate=True)
+    assert (torch.cat(seen) - 5).abs().max() < 1
+    assert torch.equal(drawn, drawn.round())
+    assert 0 <= drawn.min() <= drawn.max() <= 255
+    mean = subject.samples(3, mean=True)
+    assert not torch.equal(mean, mean.round())
+
+
+def test_the_aggregate_posterior_is_that_of_binarised_images_where_the_data_are(tmp_path: Path) -> None:
+    data = ImageData(Generated((1, 8, 8), 256, 240), batch_size=2, val_size=16, dynamic_binarization=True)
+    data.prepare_data()
+    data.setup("test")
+    model = VAE((1, 8, 8), 2, latent_size=3).eval()
+    seen: list[Tensor] = []
+    model.encoder.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    Subject(model, data, torch.device("cpu"), tmp_path).samples(50, aggregate=True)
+    assert seen[0].unique().tolist() == [0, 1] or seen[0].unique().tolist() == [-1, 1]
+
+
+def test_sharpness_keeps_what_pairs(subject: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(appearance, "LOOKED_AT", 50)  # of 80 test images
+    found = means(sharpness(subject))
+    assert {f"{kind}_edge_width" for kind in ("original", "reconstruction", "sample", "aggregate_sample")} < set(found)
+    test = subject.test.take(torch.arange(50))
+    expected = 100 * high_frequency_energy(test / 255)
+    kept = subject.per_image["original_high_frequency"]
+    torch.testing.assert_close(kept[:50].double(), expected, rtol=1e-5, atol=1e-6)
+    assert kept[50:].isnan().all()
+    assert len(kept) == 80
+    assert found["original_high_frequency"] == pytest.approx(expected.mean().item(), rel=1e-5)
+    assert set(subject.per_image) == {
+        f"{kind}_{what}" for kind in ("original", "reconstruction") for what in ("high_frequency", "edge_width")
+    }
+
+
+# -- neighbours -------------------------------------------------------------------------------------------------------
+
+
+def test_neighbours_are_shown_below_their_samples(subject: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Samples that are training images lie above themselves, and all of them are copies."""
+    train = subject.data.fixed("train").image
+    copied = train[torch.randperm(len(train))[:80]].float()
+    monkeypatch.setattr(Subject, "samples", lambda self, count: copied[:count])
+    section = copies(subject)
+    assert means(section)["copying"] == 100
+    assert "8 samples" in section.notes[-1]
+    with Image.open(subject.folder / "neighbours.png") as picture:
+        pixels = np.asarray(picture.convert("L"))
+    side = 56 + 2
+    assert pixels.shape == (9 * side + 2, 8 * side + 2)
+    cells = pixels[2:, 2:].reshape(9, side, 8, side)[:, :56, :, :56].transpose(0, 2, 1, 3)[..., ::7, ::7]
+    np.testing.assert_array_equal(cells[0], copied[:8, 0])
+    np.testing.assert_array_equal(cells[1], cells[0])  # the nearest is itself
+    assert (cells[4] == 128).all()  # nothing between the blocks
+    np.testing.assert_array_equal(cells[6], cells[5])
+    for row in (2, 3):
+        further = ((cells[row].astype(float) - cells[0]) ** 2).sum((1, 2))
+        flat = train.flatten(1).double()
+        distance = torch.cdist(copied[:8].flatten(1).double(), flat).sort(1).values[:, row - 1]
+        np.testing.assert_allclose(np.sqrt(further), distance, rtol=1e-6)
+
+
+def test_few_images_have_few_neighbours(tmp_path: Path) -> None:
+    subject = made(tmp_path, (3, 4, 5), count=18)
+    assert len(subject.data.splits["train"]) == 2
+    section = copies(subject)
+    assert "6 samples, and below each its nearest of 2 training images" in section.notes[-1]
+    assert (tmp_path / "neighbours.png").is_file()
+
+
+# -- Inception --------------------------------------------------------------------------------------------------------
+
+
+class Stub(nn.Module):
+    """Features of RGB bytes, in the network's place."""
+
+    num_features = 5
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(3 * 8 * 8, 5, dtype=torch.float64)
+
+    def forward(self, image: Tensor) -> Tensor:
+        assert image.dtype == torch.uint8
+        assert image.shape[1:] == (3, 8, 8)
+        return self.linear(image.flatten(1).double() / 255)
+
+
+def test_inception_is_said_to_be_missing_and_where_it_goes(
+    subject: Subject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
+    monkeypatch.setitem(sys.modules, "torch_fidelity", None)
+    monkeypatch.setattr(inception.importlib.util, "find_spec", lambda name: None)
+    wanted = tmp_path / "hub" / "checkpoints" / "weights-inception-2015-12-05-6726825d.pth"
+    assert inception.missing() == f"put torch-fidelity's weights at {wanted} and install torch-fidelity."
+    assert in_inception(subject).rows == []
+    wanted.parent.mkdir(parents=True)
+    wanted.touch()
+    assert inception.missing() == "install torch-fidelity."
+    monkeypatch.setattr(inception.importlib.util, "find_spec", lambda name: name)
+    assert inception.missing() == ""
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_inception_distances_are_torchmetrics(channels: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """FrechetInceptionDistance with the same network in Inception's place, and its kernel distance, are the oracle."""
+    subject = made(tmp_path, (channels, 8, 8), 17, 300)
+    stub = Stub().eval()
+    monkeypatch.setattr(inception, "missing", lambda: "")
+    monkeypatch.setattr(inception, "extractor", lambda: stub)
+    torch.manual_seed(1)
+    section = in_inception(subject)
+    assert "100 samples" in section.notes[0]
+    torch.manual_seed(1)
+    fake, real = subject.samples(100), subject.test.image
+    oracle = FrechetInceptionDistance(stub, input_img_size=(3, 8, 8))
+    for images, is_real in ((real, True), (fake, False)):
+        grey = (images.double() / 16 * 255).round().to(torch.uint8)
+        oracle.update(grey.repeat(1, 3 // channels, 1, 1), real=is_real)
+    assert means(section)["fid"] == pytest.approx(oracle.compute().item(), rel=1e-6)
+    (row,) = [row for row in section.rows if row.name == "kid"]
+    a, b = (stub((x.double() / 16 * 255).round().to(torch.uint8).repeat(1, 3 // channels, 1, 1)) for x in (real, fake))
+    whole = poly_mmd(a, b, degree=3, gamma=None, coef=1.0).item()
+    assert abs(row.mean - whole) < 5 * row.error
+    assert math.isfinite(row.error)
+
+
+def test_other_channels_have_no_inception(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inception, "missing", lambda: "")
+    assert in_inception(made(tmp_path, (4, 8, 8), count=300)).rows == []
