@@ -3,9 +3,11 @@
 PYTHON ?= python3
 BIN := .venv/bin
 RUN := $(BIN)/vae-lightning
+RUNS ?= $(sort runs/digits $(wildcard runs/mnist_static runs/mnist runs/mnist_grey runs/cifar10))
 STAMP := .venv/.installed
+LIKELIHOODS := gaussian gaussian_optimal discretized_logistic discretized_logistic_mixture categorical
 
-.PHONY: help install demo rd test test-full bench lint format clean
+.PHONY: help install demo rd blur codec test test-full bench lint format clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -25,6 +27,19 @@ demo: $(STAMP) ## Train and test a VAE on scikit-learn's digits in about a minut
 
 rd: $(STAMP) ## Trace the digits' rate-distortion curve over beta (minutes), in runs/rd; goes on where it was stopped
 	$(RUN) sweep-rd --config configs/experiment/digits.yaml
+
+blur: $(STAMP) ## Train the digits with five likelihoods and compare how sharp they come out (10 minutes), in runs/blur
+	for likelihood in $(LIKELIHOODS); do \
+	  test -f runs/blur/$$likelihood/results.json && continue; \
+	  $(RUN) fit --config configs/experiment/digits.yaml --config configs/likelihood/$$likelihood.yaml \
+	    --run.experiment blur --run.name $$likelihood || exit 1; \
+	  $(RUN) test --ckpt_path runs/blur/$$likelihood || exit 1; \
+	done
+	$(RUN) compare $(addprefix runs/blur/,$(LIKELIHOODS))
+
+codec: $(STAMP) ## Compress the test images of every trained experiment, or of RUNS="runs/a runs/b", beside generic coders
+	@test -d runs/digits || $(RUN) fit --config configs/experiment/digits.yaml
+	$(BIN)/python -m benchmarks.codec $(RUNS)
 
 test: $(STAMP) ## Run the tests (minutes; the slow ones are left out)
 	$(BIN)/python -m pytest

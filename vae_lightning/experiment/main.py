@@ -22,6 +22,10 @@ COMMANDS = {
     "sweep-rd": "trace the rate-distortion curve over beta",
     "compare": "put the numbers of several tested runs side by side",
     "report": "make one self-contained HTML page of a run",
+    "compress": "write images into a small file, without loss",
+    "decompress": "get every bit of them back",
+    "inspect": "explain a compressed file, without a model",
+    "surprise": "sort images by their code length under a model",
 }
 HELP = """usage: vae-lightning COMMAND [options]
 
@@ -57,6 +61,10 @@ def main(args: list[str] | None = None) -> int:
         from vae_lightning.experiment import plain
 
         return plain.run(command, given[1:])
+    if command in ("compress", "decompress", "inspect", "surprise"):
+        from vae_lightning.experiment import codec
+
+        return codec.run(command, given[1:])
     gc.disable()  # imports and parsers make a million objects that stay, and each collection looks at all of them
     try:
         from vae_lightning.experiment.cli import run

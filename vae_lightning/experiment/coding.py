@@ -1,0 +1,167 @@
+"""Images to a file and back, with a trained model: what the commands of compression do, for any script."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+import vae_lightning
+from vae_lightning.compression import container
+from vae_lightning.compression.bits_back import Coded, Settings, decode, encode, require_codable
+from vae_lightning.compression.container import Contents
+from vae_lightning.compression.header import MOST_THREADS, Header, Writer, content_hash, largest_batch, runs
+from vae_lightning.compression.identity import model_hash, probe
+from vae_lightning.experiment.checkpoint import TrainedModel
+from vae_lightning.experiment.files import whole
+from vae_lightning.experiment.image_input import GivenImages
+
+SLACK = 2**20
+"""Bits. Decoding takes bits away; forged words under a poor posterior can bring ever more of them instead, and would be
+decoded for as many images as a forged count says."""
+Progress = Callable[[int, float], None]
+
+
+def compress(
+    trained: TrainedModel,
+    given: GivenImages,
+    output: Path,
+    settings: Settings,
+    verify: bool = True,
+    progress: Progress | None = None,
+) -> Contents:
+    """Writes images into a file, which is read back and decoded before it gets its name.
+
+    Raises:
+        ValueError: the model cannot code such images, or the file does not give them back (an error of this program
+            or of the machine).
+    """
+    require_codable(trained.latent_model, trained.image_shape, trained.levels)
+    with threads(min(torch.get_num_threads(), MOST_THREADS)), whole(output) as stream:
+        coded = encode(trained.latent_model, given.image, settings, trained.device, progress)
+        container.write(stream, _header(trained, given, coded), coded.words)
+        stream.flush()
+        written = container.read(Path(stream.name))
+        if verify and not torch.equal(_decode(trained, written), given.image):
+            raise ValueError(
+                f"{output}: expected the file to give the images back, got others: nothing was written; report this "
+                "with your versions and the model."
+            )
+    return written
+
+
+def decompress(trained: TrainedModel, contents: Contents, progress: Progress | None = None) -> Tensor:
+    """The images (N, C, H, W) uint8 of a file, every bit of them as it was.
+
+    Raises:
+        ValueError: another model wrote the file, this machine computes other numbers than the writer's, or what came
+            out is not what went in.
+    """
+    header = contents.header
+    shape, levels = tuple(trained.image_shape), trained.levels
+    if (shape, levels) != (header.image_shape, header.levels):
+        raise ValueError(
+            f"expected the model that wrote the file, of images {header.image_shape} with {header.levels} levels, got "
+            f"one of images {shape} with {levels}: give the checkpoint that it was made with by --ckpt_path."
+        )
+    if (ours := model_hash(trained.latent_model, shape, levels)) != header.model:
+        raise ValueError(
+            f"expected the model that wrote the file, {header.model[:16]}, got {ours[:16]}: the file was made with "
+            "another model; give the checkpoint that it was made with by --ckpt_path."
+        )
+    with threads(header.writer.threads):
+        here = this_machine(trained)
+        if torch.get_num_threads() != header.writer.threads or _probe(trained, header.probed) != header.probe:
+            raise ValueError(
+                f"this machine ({_spell(here)}) computes other numbers than the one that wrote the file "
+                f"({_spell(header.writer)}), and would decode other images: decompress it with the writer's versions, "
+                "kind of processor and device."
+            )
+        return _decode(trained, contents, progress)
+
+
+def coder_settings(batch_size: int | None, trained: TrainedModel) -> Settings:
+    """The coder's, with batches no larger than a file may have.
+
+    Raises:
+        ValueError: a larger batch was asked for.
+    """
+    most = min(largest_batch(trained.image_shape), 2**20)
+    if batch_size is None:
+        return replace(Settings(), batch_size=min(Settings().batch_size, most))
+    if not 1 <= batch_size <= most:
+        raise ValueError(f"--batch_size: expected 1..{most} images of this shape, got {batch_size}.")
+    return replace(Settings(), batch_size=batch_size)
+
+
+@contextmanager
+def threads(number: int) -> Iterator[None]:
+    """So many threads for arithmetic, and as many as before afterwards."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def this_machine(trained: TrainedModel) -> Writer:
+    """What the model's numbers depend on, here."""
+    return Writer(
+        vae_lightning=vae_lightning.__version__,
+        torch=torch.__version__,
+        constriction=version("constriction"),
+        device=trained.device.type,
+        threads=torch.get_num_threads(),
+        cpu=torch.backends.cpu.get_cpu_capability(),
+    )
+
+
+def _header(trained: TrainedModel, given: GivenImages, coded: Coded) -> Header:
+    header = Header(
+        model=model_hash(trained.latent_model, trained.image_shape, trained.levels),
+        image_shape=tuple(trained.image_shape),
+        levels=trained.levels,
+        count=len(given.image),
+        settings=coded.settings,
+        layout=runs(coded.layout),
+        initial_bits=coded.initial_bits,
+        form=given.form,
+        writer=this_machine(trained),
+        probe="0" * 64,
+    )
+    header = replace(header, probe=_probe(trained, header.probed))
+    return replace(header, content=content_hash(given.image.numpy(), header))
+
+
+def _probe(trained: TrainedModel, sizes: list[int]) -> str:
+    return probe(trained.latent_model, trained.image_shape, trained.levels, sizes, trained.device)
+
+
+def _decode(trained: TrainedModel, contents: Contents, progress: Progress | None = None) -> Tensor:
+    """The images, once they and the header have been found to be those that were written."""
+    coded, header = contents.coded, contents.header
+
+    def watched(done: int, bits: float) -> None:
+        if bits < -(coded.gross_bits + SLACK):
+            raise ValueError("the words do not decode: they become more and more; the file was altered.")
+        if progress is not None:
+            progress(done, bits)
+
+    image = decode(trained.latent_model, coded, header.image_shape, trained.device, watched)
+    if (found := content_hash(image.numpy(), header)) != header.content:
+        raise ValueError(
+            f"expected content of the SHA-256 {header.content[:16]}, got {found[:16]}: the file was altered, "
+            "or this machine computes other numbers than the writer's; nothing was written."
+        )
+    return image
+
+
+def _spell(writer: Writer) -> str:
+    plural = "" if writer.threads == 1 else "s"
+    return f"torch {writer.torch}, {writer.device}, {writer.cpu}, {writer.threads} thread{plural}"
