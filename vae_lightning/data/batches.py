@@ -125,15 +125,16 @@ def loader(images: InMemory, sampler: Batches) -> StatefulLoader:
 def binarize(image: Tensor, levels: int) -> Tensor:
     """1 with probability image / (levels - 1), for each value of (B, C, H, W) integers.
 
-    On a CPU and for 256 levels by comparison with 16 random bits a pixel, four pixels to a draw, which takes a sixth of
-    the time of torch.bernoulli: black and white are exact, and no probability is off by more than 2^-16.
+    On a CPU and for 256 levels by comparison with a random byte, in a tenth of the time of torch.bernoulli: uniform on
+    0..254, bytes of 255 being drawn again, it is below v with probability v / 255 exactly.
     """
     if levels != 256 or image.device.type != "cpu" or image.dtype != torch.uint8:
         return torch.bernoulli(image / (levels - 1))
-    draws = torch.empty(-(-image.numel() // 4), dtype=torch.int64).random_(-(2**63), None)  # all of the 64 bits
-    uniform = draws.view(torch.int16)[: image.numel()].clamp_max_(2**15 - 2).view(image.shape)
-    threshold = image.to(torch.int16).mul_(257).sub_(2**15)  # 65535 / 255 = 257; what overflows comes round again
-    return uniform < threshold
+    draws = torch.empty(-(-image.numel() // 8), dtype=torch.int64).random_(-(2**63), None)  # all of the 64 bits
+    uniform = draws.view(torch.uint8)[: image.numel()].view(image.shape)
+    again = uniform.numpy() == 255  # numpy looks these up in a hundredth of torch's time
+    uniform.numpy()[again] = torch.randint(0, 255, (int(again.sum()),), dtype=torch.uint8).numpy()
+    return (uniform < image).view(torch.uint8)  # which becomes float six times faster than bool
 
 
 def _as_it_is(batch: Any) -> Any:
