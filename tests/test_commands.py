@@ -25,21 +25,37 @@ from vae_lightning.metrics import MeanWithError, gaussian_rate_distortion, indep
 
 
 def test_two_processes_equal_one(cli: Callable, tmp_path: Path) -> None:
-    """A test of the same weights does not depend on how many processes share the images, not even an odd number."""
+    """A test of the same weights does not depend on how many processes share the images, not even an odd number: all
+    rows, what belongs to each image in the order of the images, and the studies, which the first process makes."""
     source = [f"--data.source={GENERATED}", "--data.source.shape=[1,8,8]", "--data.source.levels=17"]
     source += ["--data.source.count=333", "--data.val_size=33", "--data.batch_size=50"]  # 111 test images
     assert cli("fit", "-c", DIGITS, *SHORT, "--trainer.max_epochs=1", *source).status == 0
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "vae_lightning", "test", "--ckpt_path=runs/digits/1", "--model.test_samples=0"]
+    command = [sys.executable, "-m", "vae_lightning", "test", "--ckpt_path=runs/digits/1", "--model.test_samples=50"]
     results = []
     for devices in (1, 2):
         flags = ["--trainer.accelerator=cpu", f"--trainer.devices={devices}", "--trainer.strategy=ddp"]
         subprocess.run([*command, *flags], cwd=tmp_path, env=environment, check=True, timeout=300)
         report = Results.read(Path("runs/digits/1"))
         assert report.images == 111
-        results.append(report.rows["squared_error"])
-    assert results[0].mean == pytest.approx(results[1].mean, rel=1e-6)
-    assert results[0].error == pytest.approx(results[1].error, rel=1e-4)
+        assert report.settings["processes"] == devices
+        results.append(report)
+    one, two = results
+    assert one.rows["squared_error"].mean == pytest.approx(two.rows["squared_error"].mean, rel=1e-6)
+    assert one.rows["squared_error"].error == pytest.approx(two.rows["squared_error"].error, rel=1e-4)
+    assert list(one.rows) == list(two.rows)
+    assert set(one.per_image) == set(two.per_image) > {"nll", "gap", "pareto_k", "original_edge_width"}
+    for name in ("squared_error", "psnr", "original_edge_width", "reconstruction_high_frequency"):  # no noise in them
+        np.testing.assert_allclose(one.per_image[name], two.per_image[name], rtol=1e-4)
+    for name, values in one.per_image.items():
+        assert values.shape == two.per_image[name].shape == (111,)
+        if name in two.rows and np.isfinite(values).all():
+            assert two.per_image[name].mean() == pytest.approx(two.rows[name].mean, rel=1e-4)
+    for name in ("elbo", "nll"):  # other noise, the same images
+        apart = one.per_image[name].astype(float) - two.per_image[name]
+        assert 0 < abs(apart.mean()) < 4 * apart.std() / 111**0.5
+    for name in ("mutual_information", "annealed_nll", "probe_codes", "ppca_nll"):  # studies have noise of their own
+        assert one.rows[name].mean == pytest.approx(two.rows[name].mean, rel=1e-6)
 
 
 def test_two_processes_train_as_one(cli: Callable, tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ from vae_lightning.experiment.loggers import CSVHistory, as_list, attach, finish
 from vae_lightning.experiment.measure import measure
 from vae_lightning.experiment.module import Experiment
 from vae_lightning.experiment.page import report
-from vae_lightning.experiment.process import tune_process
+from vae_lightning.experiment.process import part_company, tune_process
 from vae_lightning.experiment.report import draw_curve, write_predictions
 from vae_lightning.experiment.resume import check_training
 from vae_lightning.experiment.run import (
@@ -169,6 +169,7 @@ class CLI(LightningCLI):
 
     def test(self, **kwargs: Any) -> None:
         self.trainer.test(verbose=False, **kwargs)
+        part_company()
         assert self.run_folder is not None
         if self.trainer.is_global_zero:
             results = measure(self.model, self.datamodule, self.run_folder)

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import math
 from dataclasses import dataclass
 from html import escape
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from vae_lightning.experiment.files import write_atomically
 from vae_lightning.experiment.page import LEGEND, document, figures, label, paragraphs, scrolling, spread
 from vae_lightning.experiment.results import Results, Row
+
+KINDS, IMAGES = ("image_shape", "levels"), "test_images"
+"""Settings of a test that runs put side by side must share, and the digest of the images that it looked at."""
+NOISE = ("test_samples", "seed", "eval_batch_size", "processes", "device")
+"""Settings of a test that decide which numbers it drew."""
 
 
 @dataclass(frozen=True)
@@ -60,18 +65,21 @@ def compare(runs: list[Path]) -> Comparison:
 
     Raises:
         FileNotFoundError: a run that is not there, or was not tested.
-        ValueError: fewer than two runs, one twice, or runs that were tested on different images.
+        ValueError: fewer than two runs, one twice, or runs that were tested on images of another shape or other levels.
     """
     folders = [run.expanduser().resolve() for run in runs]
     if len(set(folders)) < max(2, len(folders)):
         got = ", ".join(map(str, runs)) or "none"
         raise ValueError(f"compare: expected two or more different runs, got {got}: name the folders of tested runs.")
     results = [Results.read(run.expanduser()) for run in runs]
-    first, *others = [_test_images(folder / "run.json") for folder in folders]
+    first, *others = [result.settings for result in results]
     for run, other in zip(runs[1:], others, strict=True):
-        got = ", ".join(f"{what} {other[what]} for {value}" for what, value in first.items() if value != other[what])
+        known = [kind for kind in KINDS if kind in first and kind in other]
+        got = ", ".join(f"{kind} {other[kind]} for {first[kind]}" for kind in known if other[kind] != first[kind])
         if got:
-            raise ValueError(f"{run}: expected the test images of {runs[0]}, got {got}: compare runs of one data set.")
+            raise ValueError(
+                f"{run}: expected a test on images like those of {runs[0]}, got {got}: compare runs of one data set."
+            )
     sections: dict[str, list[Line]] = {}
     seen: dict[str, Row] = {}
     for title, row in ((part.title, row) for result in results for part in result.sections for row in part.rows):
@@ -84,13 +92,10 @@ def compare(runs: list[Path]) -> Comparison:
     return Comparison(names, sections, _notes(names, results))
 
 
-def _test_images(path: Path) -> dict[str, object]:
-    """What a run's record says of them."""
-    try:
-        data = json.loads(path.read_text())["data"]
-        return {"image_shape": data["image_shape"], "levels": data["levels"], "test sha256": data["sha256"]["test"]}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path}: expected fit's record of the test images, got none: restore the file.") from error
+def _same_images(result: Results, first: Results) -> bool:
+    """By what the tests themselves kept: the data of a test need not be those of its run's training."""
+    digest = result.settings.get(IMAGES)
+    return digest is not None and digest == first.settings.get(IMAGES) and result.images == first.images
 
 
 def _cell(name: str, result: Results, first: Results) -> Cell:
@@ -98,8 +103,7 @@ def _cell(name: str, result: Results, first: Results) -> Cell:
     if row is None or other is None or result is first or not math.isfinite(row.mean - other.mean):
         return Cell() if row is None else Cell(row.mean, row.error)
     a, b = result.per_image.get(name), first.per_image.get(name)
-    # Several processes' test keeps the first one's images only: their mean would not be the row's.
-    if a is not None and b is not None and len(a) == len(b) == result.images:
+    if a is not None and b is not None and len(a) == len(b) and _same_images(result, first):
         difference = a.astype(np.float64) - b
         difference = difference[~np.isnan(difference)]  # images that a study did not look at, or that have no value
         if len(difference):
@@ -111,14 +115,32 @@ def _cell(name: str, result: Results, first: Results) -> Cell:
 def _notes(names: list[str], results: list[Results]) -> list[str]:
     """How differences are meant, in what the tests differed, and each run's own sentences."""
     notes = [f"Differences are to {names[0]}; a paired one is the mean over the same images, with that mean's error."]
-    tested = [{"images": result.images, **result.settings} for result in results]
-    for key in dict.fromkeys(key for settings in tested for key in settings):
-        values = [settings.get(key) for settings in tested]
-        if values != values[:1] * len(values):
-            got = ", ".join(f"{value} in {name}" for name, value in zip(names, values, strict=True))
+    unlike = _unlike(names, [{"images": result.images, **result.settings} for result in results])
+    if IMAGES in unlike or any(IMAGES not in result.settings for result in results):
+        got = unlike.pop(IMAGES, "not kept")
+        notes.append(
+            f"Not the same test images: their digest is {got}. Where it is another than {names[0]}'s, differences are "
+            "unpaired, and they are the models' only where both sets are drawn alike; test with the same data to pair."
+        )
+    if noise := [f"{key} is {unlike[key]}" for key in NOISE if key in unlike]:
+        notes.append(
+            f"Not the same noise: {'; '.join(noise)}. Differences, paired ones too, hold the noise of both samplings."
+        )
+    for key, got in unlike.items():
+        if key not in (*KINDS, *NOISE[1:]):
             notes.append(f"Not tested alike: {key} is {got}; what depends on it does not compare.")
     sections = [(name, part) for name, result in zip(names, results, strict=True) for part in result.sections]
     return notes + [f"{name}: {note}" for name, part in sections for note in part.notes]
+
+
+def _unlike(names: list[str], tested: list[dict[str, Any]]) -> dict[str, str]:
+    """What was not the same in all tests -> what it was in each."""
+    unlike = {}
+    for key in dict.fromkeys(key for settings in tested for key in settings):
+        values = [settings.get(key, "not kept") for settings in tested]
+        if values != values[:1] * len(values):
+            unlike[key] = ", ".join(f"{value} in {name}" for name, value in zip(names, values, strict=True))
+    return unlike
 
 
 def text(comparison: Comparison) -> str:

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from vae_lightning.data import ImageData
-from vae_lightning.experiment.module import Experiment
+from vae_lightning.data.module import sha256
+from vae_lightning.experiment.module import EVALUATION_SEED, Experiment
 from vae_lightning.experiment.pictures import grid, save_picture
 from vae_lightning.experiment.results import Results, Section
 from vae_lightning.experiment.studies import studies
 from vae_lightning.experiment.subject import Subject
 from vae_lightning.metrics import independent_pixels_nll, nats_per_bit_per_dim, pca_squared_error, sample_counts
+from vae_lightning.metrics.pareto import TOO_HEAVY
 
 PCA_LIMIT = 4096
 """Values an image above which the principal components, a matter of their cube, are left out."""
@@ -24,6 +27,8 @@ EXTREMES = 16
 """How many of the least and of the most surprising images are shown."""
 SETTLED = 0.3
 """Nats that the last tenfold of samples may take off -log p(x)."""
+HEAVY_SHARE = 5.0
+"""Images in % that may have weights with too heavy a tail before the figure is not to be trusted."""
 NATS, PER_IMAGE = "nats/image", "per image"
 
 
@@ -38,17 +43,34 @@ def measure(experiment: Experiment, data: ImageData, folder: Path) -> Results:
     evaluation, per_image = experiment.evaluation, experiment.evaluation.per_image
     if "nll" in per_image:
         per_image["gap"] = -per_image["nll"] - per_image["elbo"]
-    if experiment.test_studies and evaluation.keep:  # in one process
+    if experiment.test_studies:  # by the first of several processes, while the others are done
         subject = Subject(experiment.latent_model, data, experiment.device, folder)
         sections += studies(subject)
         per_image |= subject.per_image
     return Results(
         run=str(folder),
         images=evaluation.images,
-        settings={"test_samples": experiment.test_samples, "test_images": data.record()["sha256"]["test"]},
+        settings={
+            "image_shape": list(data.image_shape),
+            "levels": data.levels,
+            "test_images": sha256(data.splits["test"]),
+            "test_samples": experiment.test_samples,
+            **noise(experiment, data),
+        },
         sections=[section for section in sections if section.rows],
         per_image={name: values.numpy() for name, values in per_image.items()},
     )
+
+
+def noise(experiment: Experiment, data: ImageData) -> dict[str, Any]:
+    """What the samples of a test depend on beside the model: tests that have it in common drew the same numbers."""
+    trainer = experiment.trainer
+    return {
+        "seed": EVALUATION_SEED,
+        "eval_batch_size": data.eval_batch_size,
+        "processes": trainer.world_size,
+        "device": trainer.strategy.root_device.type,
+    }
 
 
 def _mean(values: Tensor) -> tuple[float, float]:
@@ -83,6 +105,9 @@ def likelihood(experiment: Experiment) -> Section:
     section.add("effective_samples", f"effective of the {k} samples", found["effective_samples"], "samples", "higher")
     curve = [found[f"nll_{fewer}"][0] for fewer in below] + [found["nll"][0]]
     section.notes += _doubts(curve, variance / 2, found["effective_samples"][0], k)
+    if "pareto_high" in found:
+        section.add("pareto_high", f"images with Pareto k above {TOO_HEAVY}", found["pareto_high"], "%", "lower")
+        section.notes += _tails(found["pareto_high"][0], k)
     return section
 
 
@@ -108,6 +133,19 @@ def _doubts(curve: list[float], bias: float, effective: float, k: int) -> list[s
             f"--model.test_samples (to {10 * k}), or compare with annealed importance sampling (--model.test_studies)."
         ]
     return [f"-log p(x) with {k} samples is {above}."]
+
+
+def _tails(share: float, k: int) -> list[str]:
+    """Whether the weights have tails in which neither their mean nor its error settles."""
+    if share <= HEAVY_SHARE:
+        return []
+    return [
+        f"Take -log p(x) for an upper bound, and do not trust the error from its samples: for {share:.0f} % of the "
+        f"images the weights' tail is too heavy (Pareto k above {TOO_HEAVY}), as where the posterior is too narrow, and "
+        "the value may lie further below than that error says. Hold it against annealed importance sampling, train "
+        "a wider posterior (configs/objective/iwae.yaml), or, which helps slowly, raise --model.test_samples "
+        f"(to {10 * k})."
+    ]
 
 
 def reconstruction(experiment: Experiment, data: ImageData) -> Section:

@@ -23,6 +23,8 @@ from vae_lightning.metrics import Evaluation
 RECORD = "vae_lightning"
 """The checkpoint's key for what rebuilds the model without arguments, in plain data."""
 INIT_IMAGES = 10_000
+EVALUATION_SEED = 1
+"""Of the noise of every pass over validation or test images."""
 
 
 class Experiment(LightningModule):
@@ -203,7 +205,7 @@ class Experiment(LightningModule):
         self._finish_evaluation("val")
 
     def on_test_epoch_start(self) -> None:
-        self._start_evaluation(keep=self.trainer.world_size == 1)
+        self._start_evaluation(keep=True)
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         trace = self.evaluation.bound(batch)
@@ -217,11 +219,11 @@ class Experiment(LightningModule):
         self._finish_evaluation("test")
 
     def _start_evaluation(self, keep: bool) -> None:
-        # The same noise at every pass, and none of it taken from training's.
+        # The same noise at every pass, other noise in every process, and none of it taken from training's.
         devices = [self.device] if self.device.type == "cuda" else []
         self._rng = torch.random.fork_rng(devices)
         self._rng.__enter__()
-        torch.manual_seed(1)
+        torch.manual_seed(EVALUATION_SEED + self.global_rank)
         self.evaluation = Evaluation(self.latent_model, self.levels, self.device, keep)
 
     def _finish_evaluation(self, prefix: str) -> None:

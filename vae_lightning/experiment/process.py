@@ -8,6 +8,7 @@ import shutil
 import sys
 
 import torch
+import torch.distributed
 
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3  # glibc's malloc.h
 
@@ -29,6 +30,13 @@ def tune_process() -> None:
     mallopt(M_MMAP_THRESHOLD, 32 * 2**20)  # the largest that glibc takes
     mallopt(M_TRIM_THRESHOLD, 2**30)
     mallopt(M_TOP_PAD, 64 * 2**20)
+
+
+def part_company() -> None:
+    """Ends what several processes do together, in all of them: what the first one does from here on waits for no other,
+    and the others may end."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def require_compiler() -> None:

@@ -1,4 +1,8 @@
-"""Telling odd images from normal ones by what a model makes of them. A higher score is an odder image."""
+"""Telling odd images from normal ones by what a model makes of them. A higher score is an odder image.
+
+Serrà et al. (2020) is "Input complexity and out-of-distribution detection with likelihood-based generative models" by
+J. Serrà, D. Álvarez, V. Gómez, O. Slizovskaia, J. F. Núñez and J. Luque, ICLR 2020, arXiv:1909.11480.
+"""
 
 from __future__ import annotations
 
@@ -79,7 +83,8 @@ def complexity(images: Tensor, levels: int) -> Tensor:
 
 def likelihood_ratio(log_prob: Tensor, complexity: Tensor) -> Tensor:
     """S(x) = -log2 p(x) - complexity(x), bits, (N,): what the model spends on an image beyond a generic coder
-    (Serrà et al. 2020). It is log2 of a ratio of likelihoods, the coder being a model whose p is 2^-complexity, and so
+    (Serrà et al. 2020, who divide both terms by the number of dimensions, which is the same for all images here and
+    changes no order). It is log2 of a ratio of likelihoods, the coder being a model whose p is 2^-complexity, and so
     simply a difference. A plain -log p(x) calls simple images normal, whatever they show.
 
     Args:

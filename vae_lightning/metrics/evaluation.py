@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from vae_lightning.core import Batch, LatentModel, PosteriorMean, Trace
 from vae_lightning.metrics.likelihood import importance
-from vae_lightning.metrics.mean import MeanWithError
+from vae_lightning.metrics.mean import MeanWithError, from_all_processes
+from vae_lightning.metrics.pareto import FEWEST, TOO_HEAVY, tail_length
 
 SMALLEST_SSIM = 11
 """Side of the window that structural similarity is taken over (Wang et al. 2004)."""
@@ -43,11 +44,14 @@ class Evaluation:
         """Name -> (mean, standard error over images), over all processes."""
         estimates = {name: metric.compute() for name, metric in self._means.items()}
         self.images = max((int(estimate.images) for estimate in estimates.values()), default=0)
+        if self.keep:
+            self._kept = {name: [values] for name, values in from_all_processes(self.per_image).items()}
         return {name: (e.mean.item(), e.standard_error.item()) for name, e in estimates.items()}
 
     @property
     def per_image(self) -> dict[str, Tensor]:
-        """Name -> (N,), in the order in which the images came to this process; empty unless they were to be kept."""
+        """Name -> (N,), in the order of the images: of those that came to this process, or once `results` has gathered
+        them, of all; empty unless they were to be kept."""
         return {name: torch.cat(parts) for name, parts in self._kept.items()}
 
     def bound(self, batch: Batch) -> Trace:
@@ -67,7 +71,8 @@ class Evaluation:
 
     def likelihood(self, batch: Batch, trace: Trace, num_samples: int) -> None:
         """-log p(x) by `num_samples` importance samples an image and by fewer on the way, with what the estimate tells
-        of itself: its variance over the samples' noise and its effective sample size. Nothing for an autoencoder."""
+        of itself: its variance over the samples' noise, its effective sample size, and from some 25 samples on whether
+        the weights' tail is so heavy that neither means anything, in % of the images. Nothing for an autoencoder."""
         if trace.is_point_mass:
             return
         ks = sample_counts(num_samples)
@@ -80,6 +85,10 @@ class Evaluation:
             self._add(f"nll_{k}", values)
         self._add("estimator_variance", found.variance(ks)[-1])
         self._add("effective_samples", found.effective[-1])
+        if tail_length(num_samples) >= FEWEST:
+            shape = found.pareto_k()
+            self._keep("pareto_k", shape)
+            self._add("pareto_high", 100.0 * ~(shape <= TOO_HEAVY))
 
     def reconstruction(self, batch: Batch, trace: Trace) -> None:
         """How an image comes back from the posterior's mean, images in [0, 1]: squared error, summed over the image;
@@ -119,6 +128,9 @@ class Evaluation:
         if name not in self._means:
             self._means[name] = MeanWithError().to(self.device)
         self._means[name].update(value)
+        self._keep(name, value)
+
+    def _keep(self, name: str, value: Tensor) -> None:
         if self.keep:
             self._kept.setdefault(name, []).append(value.detach().float().cpu())
 

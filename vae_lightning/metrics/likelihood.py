@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from vae_lightning.core import Batch, LatentModel
+from vae_lightning.metrics.pareto import keep_largest, pareto_shape, tail_length
 
 TILE_VALUES = 2**21
 """Image values decoded at a time: enough for fast matrix products, and little enough for the caches."""
@@ -20,16 +21,23 @@ class Importance(NamedTuple):
     """What importance sampling found for each of several K, (len(ks), B).
 
     log_prob: log (1/K sum_k w_k), nats. effective: the effective sample size (sum w)^2 / sum w^2, between 1 and K.
+    largest: the largest log weights of the largest K, in no order, (M + 1, B).
     """
 
     log_prob: Tensor
     effective: Tensor
+    largest: Tensor
 
     def variance(self, ks: Sequence[int]) -> Tensor:
         """Variance of log_prob over the samples' noise by the delta method, 1/effective - 1/K, (len(ks), B); half of
-        it is how far log_prob lies below log p(x) on average, as far as this K can tell."""
+        it is how far log_prob lies below log p(x) on average. Both far too small where the weights have no variance,
+        as `pareto_k` tells."""
         k = torch.tensor(ks, dtype=self.effective.dtype, device=self.effective.device)
         return (1 / self.effective - 1 / k[:, None]).clamp_min(0)
+
+    def pareto_k(self) -> Tensor:
+        """Shape of the weights' tail at the largest K, (B,): see `pareto_shape`."""
+        return pareto_shape(self.largest)
 
 
 def log_prob(model: LatentModel, given: Batch, num_samples: int, tile: int | None = None) -> Tensor:
@@ -55,8 +63,8 @@ def importance(model: LatentModel, given: Batch, ks: Sequence[int], tile: int | 
     """Importance sampling from the posterior for several K, by one pass over max(ks) samples: each K's estimate is made
     of the first K of them.
 
-    Memory does not grow with K: samples are drawn in tiles, and only two running log-sum-exps are kept. The encoder
-    runs once an image, for as many images at a time as a tile holds.
+    Memory hardly grows with K: samples are drawn in tiles, and what is kept of an image is two running log-sum-exps and
+    the 3 sqrt K largest weights. The encoder runs once an image, for as many images at a time as a tile holds.
 
     Args:
         model: in evaluation mode.
@@ -71,19 +79,22 @@ def importance(model: LatentModel, given: Batch, ks: Sequence[int], tile: int | 
         raise ValueError(f"num_samples: expected at least 1, and rising where there are several, got {list(ks)}.")
     tile = tile or max(1, TILE_VALUES // given["image"][0].numel())
     images_at_once = max(1, tile // ks[-1])
-    found: list[tuple[Tensor, Tensor]] = []
+    found: list[Importance] = []
     for i in range(0, len(given["image"]), images_at_once):
         part = cast(Batch, {name: cast(Tensor, v)[i : i + images_at_once] for name, v in given.items()})
         part = model.encoded(part)
         total = part["image"].new_full((len(part["image"]),), -torch.inf)
-        squares, curve, done = total, [], 0
+        squares, largest, curve, done = total, None, [], 0
         for k in ks:
             while done < k:
                 count = min(tile, k - done)
                 log_weight = model.trace(part, count).log_weight(part["image"])  # (count, images)
                 total = torch.logaddexp(total, log_weight.logsumexp(0))
                 squares = torch.logaddexp(squares, (2 * log_weight).logsumexp(0))
+                largest = keep_largest(largest, log_weight, tail_length(ks[-1]) + 1)
                 done += count
             curve.append((total - math.log(k), (2 * total - squares).exp()))
-        found.append((torch.stack([c[0] for c in curve]), torch.stack([c[1] for c in curve])))
-    return Importance(torch.cat([f[0] for f in found], 1), torch.cat([f[1] for f in found], 1))
+        assert largest is not None
+        log_prob, effective = (torch.stack(values) for values in zip(*curve, strict=True))
+        found.append(Importance(log_prob, effective, largest))
+    return Importance(*(torch.cat(values, 1) for values in zip(*found, strict=True)))
