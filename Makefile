@@ -39,6 +39,7 @@ blur: $(STAMP) ## Train the digits with five likelihoods and compare how sharp t
 
 codec: $(STAMP) ## Compress the test images of every trained experiment, or of RUNS="runs/a runs/b", beside generic coders
 	@test -d runs/digits || $(RUN) fit --config configs/experiment/digits.yaml
+	$(BIN)/python -m benchmarks.coder
 	$(BIN)/python -m benchmarks.codec $(RUNS)
 
 test: $(STAMP) ## Run the tests (minutes; the slow ones are left out)

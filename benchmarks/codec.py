@@ -87,7 +87,7 @@ def generic(images: np.ndarray, levels: int) -> dict[str, float]:
 
 
 @torch.no_grad()
-def elbo_bits(trained: TrainedModel, images: Tensor, passes: int = 5) -> tuple[float, float]:
+def elbo_bits(trained: TrainedModel, images: Tensor, passes: int = 2) -> tuple[float, float]:
     """-ELBO in bits a value: the mean over images and `passes` posterior samples of each, and its standard error from
     the samples alone, since the code is of the same images."""
     samples = torch.stack([torch.cat([trained.elbo(part) for part in images.split(500)]) for _ in range(passes)])
@@ -113,7 +113,7 @@ def measure(run: Path, limit: int | None) -> dict[str, Any]:
     print(f"  -ELBO {bound:.4f} +- {error:.4f}, net {net:.4f} ({100 * (net / bound - 1):+.3f} %), gross {gross:.4f}")
     print(f"  initial bits {coded.initial_bits}, {100 * coded.initial_bits / coded.gross_bits:.3f} % of all")
     rates = {"compress": len(images) / (between - start), "decompress": len(images) / (end - between)}
-    print(f"  images/s: {rates['compress']:,.0f} to code, {rates['decompress']:,.0f} to decode")
+    print(f"  images/s: {rates['compress']:,.0f} to code, {rates['decompress']:,.0f} to decode", flush=True)
     others = generic(images.numpy(), trained.levels)
     for name, size in sorted({**others, "this model, gross": gross}.items(), key=lambda item: item[1]):
         print(f"  {name:18} {size:8.4f} {size / gross:6.2f}x")

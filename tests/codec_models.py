@@ -13,6 +13,7 @@ DIGITS = REPOSITORY / "configs" / "experiment" / "digits.yaml"
 MODELS = {
     "grey": ((1, 4, 4), 256, []),
     "colour": ((3, 4, 4), 256, []),
+    "linked": ((3, 4, 4), 256, ["--model.latent_model.likelihood=LinkedLogisticLikelihood"]),
     "binary": (
         (1, 4, 4),
         256,

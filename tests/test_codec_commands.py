@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import math
 import os
@@ -45,6 +46,11 @@ def colour(folder: Path) -> Path:
 @pytest.fixture(scope="module")
 def binary(folder: Path) -> Path:
     return train("binary", folder)
+
+
+@pytest.fixture(scope="module")
+def linked(folder: Path) -> Path:
+    return train("linked", folder)
 
 
 @pytest.fixture(autouse=True)
@@ -144,6 +150,20 @@ def test_files_by_name_and_several_folders(cli: Callable, colour: Path) -> None:
     clash = cli("compress", given[1], given[2], "-o", "two.vlz", "--ckpt_path", colour)
     refused(clash, "expected different files, of which 'a.png' would be one", "one folder")
     assert not Path("two.vlz").exists()
+
+
+def test_images_whose_channels_know_each_other(cli: Callable, linked: Path) -> None:
+    pixels = some(40, 3)
+    for i, image in enumerate(pixels):
+        saved(image, f"in/{i:02}.png")
+    done = cli("compress", "in", "-o", "out.vlz", "--ckpt_path", linked)
+    assert done.status == 0, done.err
+    assert cli("decompress", "out.vlz", "-o", "back", "--ckpt_path", linked).status == 0
+    for i, image in enumerate(pixels):
+        np.testing.assert_array_equal(loaded(Path(f"back/{i:02}.png")), image)
+    elbo = load_model(str(linked)).elbo(torch.from_numpy(pixels).repeat(50, 1, 1, 1)).double().mean()
+    net = container.read(Path("out.vlz")).coded.net_bits / len(pixels)
+    assert net == pytest.approx(-elbo.item() / math.log(2), rel=0.01)
 
 
 def test_arrays_keep_their_axes_and_type(cli: Callable, grey: Path, colour: Path) -> None:
@@ -354,6 +374,53 @@ def test_nothing_is_overwritten_that_was_there(cli: Callable, grey: Path) -> Non
     refused(cli("decompress", "out.vlz", "-o", "out.vlz", "--ckpt_path", grey), "expected a folder to write to")
     assert not list(Path("elsewhere").iterdir())
     assert not leftovers()
+
+
+@pytest.mark.parametrize("output", [".", "..", "./", "there"])
+def test_a_folder_that_is_there_is_written_to_on_its_own_disk(
+    cli: Callable, grey: Path, monkeypatch: pytest.MonkeyPatch, output: str
+) -> None:
+    """A folder without a name, or a mounted one, to which nothing can be renamed from beside it."""
+    saved(some(1)[0], "in/sub/a.png")
+    assert cli("compress", "in", "-o", "out.vlz", "--ckpt_path", grey).status == 0
+    Path("work/there").mkdir(parents=True)
+    monkeypatch.chdir("work")
+    root, rename = Path(output).resolve(), os.replace
+
+    def on_one_disk(source: Path, target: Path) -> None:
+        if not source.resolve().is_relative_to(root):
+            raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
+        rename(source, target)
+
+    monkeypatch.setattr(image_output.os, "replace", on_one_disk)
+    file = "../out.vlz"
+    done = cli("decompress", file, "-o", output, "--ckpt_path", grey)
+    assert done.status == 0, done.err
+    np.testing.assert_array_equal(loaded(root / "sub" / "a.png"), some(1)[0])
+    assert not [path for path in root.rglob("*") if ".part" in path.name]
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), OSError("23040 requested and 8064 written")]
+)
+def test_a_full_disk_is_said_in_a_sentence(
+    cli: Callable, grey: Path, monkeypatch: pytest.MonkeyPatch, error: OSError
+) -> None:
+    np.save("in.npy", some(2))
+    command = ["compress", "in.npy", "-o", "out.vlz", "--ckpt_path", grey]
+
+    def full(*_: object, **__: object) -> None:
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(container, "write", full)
+        refused(cli(*command), "out.vlz: expected a file that can be written, got", str(error), "make room")
+    assert cli(*command).status == 0
+    monkeypatch.setattr(image_output.np, "save", full)
+    refused(
+        cli("decompress", "out.vlz", "-o", "back", "--ckpt_path", grey), "back: expected a folder", str(error), "room"
+    )
+    assert sorted(os.listdir()) == ["in.npy", "out.vlz"]
 
 
 def test_an_interruption_leaves_nothing(cli: Callable, grey: Path, monkeypatch: pytest.MonkeyPatch) -> None:

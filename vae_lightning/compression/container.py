@@ -20,7 +20,7 @@ from typing import IO
 
 import numpy as np
 
-from vae_lightning.compression.bits_back import Coded
+from vae_lightning.compression.coded import Coded
 from vae_lightning.compression.header import Header
 from vae_lightning.compression.memory import available_memory, require_memory
 

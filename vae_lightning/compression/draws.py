@@ -92,8 +92,12 @@ class Inspect:
     """Takes the posterior's mean, and raises ValueError for a latent that cannot be coded."""
 
     grid: Grid
+    names: set[str] = field(default_factory=set)
 
     def __call__(self, name: str, p: Distribution, q: Distribution | None = None) -> Tensor:
+        if name in self.names:
+            raise ValueError(f"latent {name!r}: expected a name of its own for each latent, got it twice.")
+        self.names.add(name)
         q = _required(name, q)
         _codec(name, "posterior", q, self.grid)
         _codec(name, "prior", p.expand(q.batch_shape), self.grid)

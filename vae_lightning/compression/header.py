@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from vae_lightning.compression.bits_back import Settings
+from vae_lightning.compression.coded import Settings
 from vae_lightning.compression.form import Form, expect, is_whole
 from vae_lightning.compression.memory import require_memory
 from vae_lightning.compression.stack import WORD_BITS

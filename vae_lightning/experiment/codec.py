@@ -155,12 +155,12 @@ COMMANDS = {"compress": compress, "decompress": decompress, "inspect": inspect, 
 
 def run(command: str, given: list[str]) -> int:
     """Runs one of them; returns its status. What is the user's to mend becomes one sentence on standard error."""
-    from vae_lightning.experiment.process import tune_process
-
-    tune_process()
     if os.getcwd() not in sys.path:  # a model's record may name a user's own module, as with python -m
         sys.path.insert(0, os.getcwd())
     try:
+        from vae_lightning.experiment.process import tune_process  # seconds, in which an interruption may come too
+
+        tune_process()
         COMMANDS[command](given)
     except (ValueError, TypeError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)

@@ -13,7 +13,8 @@ from torch import Tensor
 
 import vae_lightning
 from vae_lightning.compression import container
-from vae_lightning.compression.bits_back import Coded, Settings, decode, encode, require_codable
+from vae_lightning.compression.bits_back import decode, encode, require_codable
+from vae_lightning.compression.coded import Coded, Settings
 from vae_lightning.compression.container import Contents
 from vae_lightning.compression.header import MOST_THREADS, Header, Writer, content_hash, largest_batch, runs
 from vae_lightning.compression.identity import model_hash, probe
@@ -38,14 +39,20 @@ def compress(
     """Writes images into a file, which is read back and decoded before it gets its name.
 
     Raises:
+        OSError: no room on the disk, or no right to write there.
         ValueError: the model cannot code such images, or the file does not give them back (an error of this program
             or of the machine).
     """
     require_codable(trained.latent_model, trained.image_shape, trained.levels)
     with threads(min(torch.get_num_threads(), MOST_THREADS)), whole(output) as stream:
         coded = encode(trained.latent_model, given.image, settings, trained.device, progress)
-        container.write(stream, _header(trained, given, coded), coded.words)
-        stream.flush()
+        try:
+            container.write(stream, _header(trained, given, coded), coded.words)
+            stream.flush()
+        except OSError as error:
+            raise OSError(
+                f"{output}: expected a file that can be written, got {error}: make room or choose another place."
+            ) from error
         written = container.read(Path(stream.name))
         if verify and not torch.equal(_decode(trained, written), given.image):
             raise ValueError(

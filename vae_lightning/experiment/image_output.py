@@ -43,16 +43,30 @@ def targets(form: Form) -> list[str]:
 
 
 def write_images(image: Tensor, form: Form, output: Path, overwrite: bool) -> list[Path]:
-    """Writes images (N, C, H, W) uint8 below a folder, first to a folder of its own beside it, and only when all are
-    written there under their names.
+    """Writes images (N, C, H, W) uint8 below a folder, first to a folder of its own, and only when all are written
+    there under their names.
 
     Raises:
         FileExistsError: a file of such a name is there, and is not to be overwritten.
+        OSError: no room on the disk, or no right to write there.
         ValueError: values that the array's type does not hold.
     """
     require_room(form, output, overwrite, image.shape[1])
-    output.parent.mkdir(parents=True, exist_ok=True)
-    part = output.with_name(f".{output.resolve().name}.{os.getpid()}.part")
+    try:
+        _write(image, form, output)
+    except OSError as error:
+        raise OSError(
+            f"{output}: expected a folder that the images can be written to, got {error}: make room or choose another "
+            "with -o."
+        ) from error
+    return [output / name for name in targets(form)]
+
+
+def _write(image: Tensor, form: Form, output: Path) -> None:
+    # On the disk where the images will lie: beside a folder that is there, say a mounted one, may be another disk.
+    beside = output if output.is_dir() else output.parent
+    beside.mkdir(parents=True, exist_ok=True)
+    part = beside / f".{output.resolve().name}.{os.getpid()}.part"
     try:
         part.mkdir()
         (_write_files if form.names is not None else _write_arrays)(image, form, part)
@@ -64,16 +78,14 @@ def write_images(image: Tensor, form: Form, output: Path, overwrite: bool) -> li
                 os.replace(part / name, output / name)
     finally:
         shutil.rmtree(part, ignore_errors=True)
-    return [output / name for name in targets(form)]
 
 
 def _write_files(image: Tensor, form: Form, folder: Path) -> None:
     mode, pixels = MODES[image.shape[1]], (image * form.white).permute(0, 2, 3, 1).numpy()
     for name, values in zip(targets(form), pixels, strict=True):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        with (folder / name).open(
-            "xb"
-        ) as stream:  # two names can be one to this file system: never the second over the first
+        # "x": two names can be one to this file system, and never is the second written over the first
+        with (folder / name).open("xb") as stream:
             picture = values[..., 0] if mode == "L" else values
             Image.fromarray(np.ascontiguousarray(picture)).save(stream, "PNG", optimize=False)
 

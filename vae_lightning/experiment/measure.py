@@ -141,8 +141,8 @@ def _tails(share: float, k: int) -> list[str]:
         return []
     return [
         f"Take -log p(x) for an upper bound, and do not trust the error from its samples: for {share:.0f} % of the "
-        f"images the weights' tail is too heavy (Pareto k above {TOO_HEAVY}), as where the posterior is too narrow, and "
-        "the value may lie further below than that error says. Hold it against annealed importance sampling, train "
+        f"images the weights' tail is too heavy (Pareto k above {TOO_HEAVY}), as where the posterior is too narrow, "
+        "and the value may lie further below than that error says. Hold it against annealed importance sampling, train "
         "a wider posterior (configs/objective/iwae.yaml), or, which helps slowly, raise --model.test_samples "
         f"(to {10 * k})."
     ]
