@@ -6,6 +6,9 @@ with their posteriors, so an image costs -log p(x|z) - log p(z) + log q(z|x), mi
 & Barber 2019, "Practical lossless compression with latent variables using bits back coding"; Kingma, Abbeel & Ho 2019,
 "Bit-Swap"), on a stack of bits by asymmetric numeral systems (Duda 2013).
 
+All latents of a story are popped before the image is pushed: a story may draw the deepest one first. What Bit-Swap's
+order saves of initial bits is saved here by batches that begin with one image and grow as the stack can pay for them.
+
 The decoder must find the encoder's parameters again bit for bit: the same weights, library versions, kind of device
 and number of threads. The shapes of the batches are kept with the words, since networks' outputs depend on them.
 """

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
@@ -131,10 +132,10 @@ def binarize(image: Tensor, levels: int) -> Tensor:
     if levels != 256 or image.device.type != "cpu" or image.dtype != torch.uint8:
         return torch.bernoulli(image / (levels - 1))
     draws = torch.empty(-(-image.numel() // 8), dtype=torch.int64).random_(-(2**63), None)  # all of the 64 bits
-    uniform = draws.view(torch.uint8)[: image.numel()].view(image.shape)
-    again = uniform.numpy() == 255  # numpy looks these up in a hundredth of torch's time
-    uniform.numpy()[again] = torch.randint(0, 255, (int(again.sum()),), dtype=torch.uint8).numpy()
-    return (uniform < image).view(torch.uint8)  # which becomes float six times faster than bool
+    uniform = draws.view(torch.uint8)[: image.numel()]
+    again = np.flatnonzero(uniform.numpy() == 255)  # in a hundredth of the time of torch's nonzero
+    uniform.numpy()[again] = torch.randint(0, 255, (len(again),), dtype=torch.uint8).numpy()
+    return (uniform.view(image.shape) < image).view(torch.uint8)  # which becomes float six times faster than bool
 
 
 def _as_it_is(batch: Any) -> Any:
