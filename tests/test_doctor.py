@@ -351,7 +351,7 @@ def test_a_start_far_from_the_prior_and_from_the_data() -> None:
     looked = experiment(data)
     with torch.no_grad():
         looked.latent_model.encoder.mu.bias.fill_(50.0)
-    found(examine(looked, data, 1), "the rate begins at 5", "--model.objective.beta.steps")
+    found(examine(looked, data, 1), "the rate begins at", "--model.objective.beta.steps")
     narrow = experiment(data, partial(GaussianLikelihood, scale=0.001))
     found(examine(narrow, data, 1), "the distortion begins at", "--model.latent_model.likelihood")
 
