@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import bz2
 import gzip
-import importlib
+import importlib.util
 import io
 import json
 import lzma
@@ -46,16 +46,15 @@ PICTURES: dict[str, dict[str, Any]] = {
 
 def optional_coders() -> None:
     """Adds those whose packages are there."""
-    try:
+    there = {name: importlib.util.find_spec(name) is not None for name in ("zstandard", "pillow_jxl")}
+    if there["zstandard"]:
         zstd = importlib.import_module("zstandard")
         BYTES["zstd"] = lambda data: zstd.ZstdCompressor(level=22).compress(data)
-    except ImportError:
-        pass
-    try:
+    if there["pillow_jxl"]:
         importlib.import_module("pillow_jxl")
         PICTURES["JPEG XL"] = {"format": "JXL", "lossless": True, "effort": 9}
-    except ImportError:
-        pass
+    if missing := [name for name, found in there.items() if not found]:
+        print(f"left out, not installed: {', '.join(missing)}")
 
 
 def picture(image: np.ndarray, levels: int) -> Image.Image:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from vae_lightning.compression.memory import available_memory
 from vae_lightning.experiment.checkup import Case, Finding, finding
 
 MIB = 2**20
@@ -53,11 +52,5 @@ def cost(case: Case) -> Iterator[Finding]:
 
 
 def _available(device: torch.device) -> float:
-    """Bytes that the device has left; of a CPU, where the system does not say, all that it has."""
-    if device.type == "cuda":
-        return float(torch.cuda.mem_get_info(device)[0])
-    try:
-        lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
-        return 1024.0 * int(lines["MemAvailable"].split()[0])
-    except (OSError, KeyError, ValueError):
-        return float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    """Bytes that the device has left."""
+    return float(torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else available_memory())
