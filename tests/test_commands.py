@@ -58,6 +58,16 @@ def test_two_processes_equal_one(cli: Callable, tmp_path: Path) -> None:
         assert one.rows[name].mean == pytest.approx(two.rows[name].mean, rel=1e-6)
 
 
+def test_studies_look_at_the_model_as_it_is_tested(cli: Callable) -> None:
+    """An encoder that in training drops most of what it sees: the rate by a study's samples is the rate of the pass."""
+    dropped = "--model.latent_model.encoder.net.init_args.dropout=0.5"
+    assert cli("fit", "-c", DIGITS, *SHORT, "--trainer.max_epochs=10", dropped).status == 0
+    assert cli("test", "--ckpt_path=runs/digits/1", "--model.test_samples=2").status == 0
+    rows = Results.read(Path("runs/digits/1")).rows
+    assert rows["rate"].mean > 2
+    assert rows["sampled_rate"].mean == pytest.approx(rows["rate"].mean, rel=0.05)
+
+
 def test_two_processes_train_as_one(cli: Callable, tmp_path: Path) -> None:
     """Two processes with half the batch each take the steps of one, with validation batches that do not come out even
     and pictures on; an autoencoder draws no noise in which they could differ."""

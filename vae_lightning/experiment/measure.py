@@ -34,6 +34,7 @@ NATS, PER_IMAGE = "nats/image", "per image"
 
 def measure(experiment: Experiment, data: ImageData, folder: Path) -> Results:
     """All sections, from the pass over the test images that has just ended and from the images themselves."""
+    experiment.eval()  # Lightning has set training's mode again, in which encoders drop units and corrupt images
     sections = [
         likelihood(experiment),
         reconstruction(experiment, data),
