@@ -52,6 +52,7 @@ def refused(result: Result, *words: str) -> None:
         (["--model.latent_model.latent_size=many"], ["model.latent_model.latent_size: expected int, got many"]),
         (["--model.objective.beta=-3"], ["expected weights of at least 0, got -3"]),
         (["--model.test_samples=-4"], ["model.test_samples: expected at least 0, got -4"]),
+        (["--model.test_refinement=-1"], ["model.test_refinement: expected at least 0, got -1"]),
         (["--data.val_size=1.5"], ["data.val_size: expected a number of images"]),
         (["--run.experiment=../out"], ["--run.experiment: expected the name of a folder, got '../out'"]),
         (["--trainer.max_epochs=0"], ["nothing is left to train"]),

@@ -24,6 +24,7 @@ from vae_lightning.metrics.anomaly import auroc
 from vae_lightning.metrics.gap import inference_gap, prior_log_prob
 from vae_lightning.metrics.information import decompose_rate, shuffled_distortion
 from vae_lightning.metrics.ppca import ppca_log_prob
+from vae_lightning.metrics.refinement import refined
 from vae_lightning.models import VAE
 from vae_lightning.nets import MLP
 
@@ -107,7 +108,7 @@ def test_bound_terms_gap_and_reconstruction() -> None:
             evaluation.likelihood({"image": image}, trace, samples)
             evaluation.reconstruction({"image": image}, trace)
             results = evaluation.results()
-            asked = SimpleNamespace(results=results, evaluation=evaluation, test_samples=samples)
+            asked = SimpleNamespace(results=results, evaluation=evaluation, test_samples=samples, test_refinement=0)
             printed = measure.likelihood(asked).rows  # type: ignore[arg-type]
             for name, value in {**results, **{row.name: (row.mean, row.error) for row in printed}}.items():
                 found.setdefault(name, []).append(value)
@@ -141,15 +142,19 @@ def exact_of(model: VAE, weight: Tensor, x: Tensor) -> Tensor:
 
 
 def test_checks_of_log_p() -> None:
-    """As `checks` prints them: annealing, its paired difference to importance sampling, samples from the prior where
-    two latents let 5000 of them reach the image."""
-    weight, images = orthogonal()[:, :2] / 2, 12
+    """As `checks` prints them: annealing, importance sampling from the encoder's and from refined posteriors, samples
+    from the prior where two latents let 5000 of them reach the image."""
+    weight, images = orthogonal()[:, :2] / 2, 30
     model, x = linear_gaussian(weight, shift=0.1, wider=0.1, images=SEEDS * images)
     truth = Truth(model, weight, 0.1).log_prob
     annealed = annealed_log_prob(model, {"image": x}, 16, 15, 3, steepness=0.0).log_prob
     plain = importance(model, {"image": x}, [500]).log_prob[0]
     covered("annealed_nll", means(-annealed.view(SEEDS, images)), -truth)
-    covered("annealed_difference", means((annealed - plain).view(SEEDS, images)), 0.0)
+    covered("checked_difference", means((annealed - plain).view(SEEDS, images)), 0.0)
+    proposal = refined(model, {"image": x}, 20).widened()
+    own = importance(model, {"image": x}, [100], proposal=proposal).log_prob[0]
+    covered("refined_nll", means(-own.view(SEEDS, images)), -truth)
+    covered("refined_difference", means((annealed - own).view(SEEDS, images)), 0.0)
     prior = torch.stack([prior_log_prob(model, {"image": part}, 2000) for part in x.split(images)])
     covered("prior_nll", means(-prior), -truth, bias=0.1)
 

@@ -64,7 +64,7 @@ class Drawn:
     def encoded(self, given: Batch) -> Batch:
         return given
 
-    def trace(self, given: Batch, count: int) -> SimpleNamespace:
+    def trace(self, given: Batch, count: int, instead: None) -> SimpleNamespace:
         images = given["image"].flatten().long()  # an image is its number
         rows = self.log_weight[self.place[images[0]] :][:count, images]
         for i in images:
@@ -118,7 +118,9 @@ def studied(weight: Tensor, wider: float, samples: int) -> tuple[Importance, flo
     evaluation = Evaluation(model, 2, torch.device("cpu"), keep=True)
     with torch.no_grad():
         evaluation.likelihood({"image": x}, evaluation.bound({"image": x}), samples)
-        asked = SimpleNamespace(results=evaluation.results(), evaluation=evaluation, test_samples=samples)
+        asked = SimpleNamespace(
+            results=evaluation.results(), evaluation=evaluation, test_samples=samples, test_refinement=0
+        )
         section = measure.likelihood(asked)  # type: ignore[arg-type]
     (row,) = [row for row in section.rows if row.name == "pareto_high"]
     assert row.mean == pytest.approx(100 * (evaluation.per_image["pareto_k"] > 0.7).double().mean().item())

@@ -101,13 +101,16 @@ class Trace:
 class FromPosterior:
     """Draws by reparameterisation (z = mu + sigma * eps for a Gaussian), and records the sites.
 
-    The `num_samples` K enter at the first site; later sites inherit the leading dimension from their context.
+    The `num_samples` K enter at the first site; later sites inherit the leading dimension from their context. A
+    posterior in `instead`, by its site's name, takes the place of the story's.
     """
 
     num_samples: int | None = None
+    instead: Mapping[str, Distribution] = field(default_factory=dict)
     sites: list[Site] = field(default_factory=list)
 
     def __call__(self, name: str, p: Distribution, q: Distribution | None = None) -> Tensor:
+        q = self.instead.get(name, q)
         if q is None:
             raise ValueError(f"latent {name!r} has no posterior here: expected an image in the batch, got none.")
         z = q.rsample(() if self.num_samples is None or self.sites else (self.num_samples,))
@@ -161,9 +164,11 @@ class LatentModel(nn.Module, ABC):
         of many stories about them. The batch as it is by default."""
         return given
 
-    def trace(self, given: Batch, num_samples: int | None = None) -> Trace:
-        """The story with its latents drawn from their posteriors given the images."""
-        draw = FromPosterior(num_samples)
+    def trace(
+        self, given: Batch, num_samples: int | None = None, instead: Mapping[str, Distribution] | None = None
+    ) -> Trace:
+        """The story with its latents drawn from their posteriors given the images, or from those of `instead`."""
+        draw = FromPosterior(num_samples, instead or {})
         px = self(draw, given)
         return Trace(tuple(draw.sites), px)
 

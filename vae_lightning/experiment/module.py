@@ -39,6 +39,8 @@ class Experiment(LightningModule):
             faster steps after it. Needs a C++ compiler on a CPU.
         channels_last: memory layout of the convolutions: a third faster on a CPU, and on a GPU in half precision.
         test_samples: importance samples per image of the test's -log p(x); 0 leaves it out.
+        test_refinement: gradient steps (50 do) by which the test improves each image's posterior, which it then widens
+            and draws its importance samples from; 0 for the encoder's own, from which published figures are.
         test_studies: let the test also study whole sets: what the latents carry, log p(x) by other estimators, samples,
             sharpness, representation (docs/measuring.md); false for the one pass alone.
         test_corruption: noise on images in [0, 1], from which `test` also measures how well the clean image comes back.
@@ -55,6 +57,7 @@ class Experiment(LightningModule):
         compile: bool = False,
         channels_last: bool = False,
         test_samples: int = 1000,
+        test_refinement: int = 0,
         test_studies: bool = True,
         test_corruption: nn.Module | None = None,
         image_shape: list[int] | None = None,
@@ -63,8 +66,9 @@ class Experiment(LightningModule):
         super().__init__()
         if image_shape is None or levels is None:
             raise ValueError("Experiment: expected image_shape and levels, got none: take them from the data.")
-        if test_samples < 0:
-            raise ValueError(f"model.test_samples: expected at least 0, got {test_samples}.")
+        for name, count in (("test_samples", test_samples), ("test_refinement", test_refinement)):
+            if count < 0:
+                raise ValueError(f"model.{name}: expected at least 0, got {count}.")
         self.image_shape, self.levels = tuple(image_shape), levels
         self.latent_model = latent_model(self.image_shape, levels)
         if channels_last:
@@ -75,7 +79,8 @@ class Experiment(LightningModule):
             self.loss = torch.compile(objective.forward)
         self.compile_steps = compile
         self.optimizer, self.lr_scheduler = optimizer, lr_scheduler
-        self.test_samples, self.test_studies, self.test_corruption = test_samples, test_studies, test_corruption
+        self.test_samples, self.test_refinement = test_samples, test_refinement
+        self.test_studies, self.test_corruption = test_studies, test_corruption
         self.config: dict[str, Any] | None = None
         """What the command line was given: saved in checkpoints, so that they rebuild the model."""
         self.evaluation: Evaluation
@@ -211,7 +216,7 @@ class Experiment(LightningModule):
         trace = self.evaluation.bound(batch)
         self.evaluation.reconstruction(batch, trace)
         if self.test_samples:
-            self.evaluation.likelihood(batch, trace, self.test_samples)
+            self.evaluation.likelihood(batch, trace, self.test_samples, self.test_refinement)
         if self.test_corruption is not None:
             self.evaluation.denoising(batch, self.test_corruption)
 

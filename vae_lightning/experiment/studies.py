@@ -5,6 +5,7 @@ Every study draws from a generator of its own seed, so that leaving one out chan
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable
 
@@ -18,6 +19,7 @@ from vae_lightning.metrics.annealing import annealed_log_prob
 from vae_lightning.metrics.gap import inference_gap, prior_log_prob
 from vae_lightning.metrics.information import active_units, decompose_rate, diagnose, shuffled_distortion
 from vae_lightning.metrics.ppca import ppca_log_prob
+from vae_lightning.metrics.refinement import Gaussians, refined
 from vae_lightning.metrics.representation import knn_accuracy, label_efficiency, linear_probe
 from vae_lightning.objectives.elbo import kl_per_latent
 
@@ -85,24 +87,27 @@ def checks(subject: Subject) -> Section:
     """log p(x) of some images by independent estimators, and the gap's two parts."""
     image = subject.test.take(torch.arange(min(CHECKED, len(subject.test))))
     given, section = subject.batch(image), Section(f"log p(x) of {len(image)} test images, checked")
-    found = importance(subject.model, given, [CHECK_SAMPLES])
-    section.add(
-        "checked_nll", f"-log p(x), {CHECK_SAMPLES} importance samples", mean_error(-found.log_prob[0]), NATS, "lower"
-    )
-    annealed = annealed_log_prob(subject.model, given, 16, TEMPERATURES, LEAPFROG_STEPS, steepness=0.0)
-    section.add(
-        "annealed_nll", "-log p(x), annealed importance sampling", mean_error(-annealed.log_prob), NATS, "lower"
-    )
-    difference = found.log_prob[0] - annealed.log_prob
-    section.add("annealed_difference", "the first less the second, paired", mean_error(-difference), NATS)
+    proposals: dict[str, tuple[str, Gaussians | None]] = {"checked": ("", None)}
+    with contextlib.suppress(ValueError):  # another posterior than a diagonal Gaussian
+        proposals["refined"] = (", refined posteriors", refined(subject.model, given).widened())
+    annealed = annealed_log_prob(subject.model, given, 16, TEMPERATURES, LEAPFROG_STEPS, steepness=0.0).log_prob
+    found = {}
+    for name, (which, proposal) in proposals.items():
+        found[name] = importance(subject.model, given, [CHECK_SAMPLES], proposal=proposal).log_prob[0]
+        label = f"-log p(x), {CHECK_SAMPLES} importance samples{which}"
+        section.add(f"{name}_nll", label, mean_error(-found[name]), NATS, "lower")
+    section.add("annealed_nll", "-log p(x), annealed importance sampling", mean_error(-annealed), NATS, "lower")
+    for name, (which, _) in proposals.items():
+        label = f"importance sampling{which} less annealed, paired"
+        section.add(f"{name}_difference", label, mean_error(annealed - found[name]), NATS)
     prior = prior_log_prob(subject.model, given, CHECK_SAMPLES)
     section.add("prior_nll", f"-log p(x), {CHECK_SAMPLES} samples from the prior", mean_error(-prior), NATS)
-    if (missed := (found.log_prob[0] - prior).mean().item()) > 1:
+    if (missed := (found["checked"] - prior).mean().item()) > 1:
         section.notes.append(
             f"Samples from the prior miss the latents that matter: {CHECK_SAMPLES} say {missed:.1f} nats too much."
         )
     try:
-        gap = inference_gap(subject.model, given, annealed.log_prob)
+        gap = inference_gap(subject.model, given, annealed)
     except ValueError:
         return section  # another posterior than a diagonal Gaussian
     section.add(

@@ -12,8 +12,7 @@ import torch
 from torch import Tensor
 
 from vae_lightning.core import Batch, Given, LatentModel
-from vae_lightning.metrics.gap import single_site, without_image
-from vae_lightning.metrics.likelihood import TILE_VALUES
+from vae_lightning.metrics.refinement import TILE_VALUES, rows, single_site, without_image
 
 ACCEPTANCE = 0.65  # the share of proposals that HMC does best to accept (Beskos et al. 2013)
 
@@ -77,7 +76,7 @@ def annealed_log_prob(
     with torch.random.fork_rng([image.device] if image.is_cuda else []):
         torch.manual_seed(seed)
         for i in range(0, len(image), images_at_once):
-            part = cast(Batch, {name: cast(Tensor, v)[i : i + images_at_once] for name, v in given.items()})
+            part = rows(given, slice(i, i + images_at_once))
             found.append(_Path(model, part, start).log_weights(chains + pilots, pilots, schedule, leapfrog_steps))
     log_weight = torch.cat(found, 1)  # (N, B)
     total = log_weight.logsumexp(0)

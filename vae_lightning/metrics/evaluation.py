@@ -12,6 +12,7 @@ from vae_lightning.core import Batch, LatentModel, PosteriorMean, Trace
 from vae_lightning.metrics.likelihood import importance
 from vae_lightning.metrics.mean import MeanWithError, from_all_processes
 from vae_lightning.metrics.pareto import FEWEST, TOO_HEAVY, tail_length
+from vae_lightning.metrics.refinement import refined
 
 SMALLEST_SSIM = 11
 """Side of the window that structural similarity is taken over (Wang et al. 2004)."""
@@ -69,14 +70,22 @@ class Evaluation:
                 self._add("bits_per_dim", (rate + distortion) / nats_per_bit_per_dim(x))
         return trace
 
-    def likelihood(self, batch: Batch, trace: Trace, num_samples: int) -> None:
+    def likelihood(self, batch: Batch, trace: Trace, num_samples: int, refinement: int = 0) -> None:
         """-log p(x) by `num_samples` importance samples an image and by fewer on the way, with what the estimate tells
         of itself: its variance over the samples' noise, its effective sample size, and from some 25 samples on whether
-        the weights' tail is so heavy that neither means anything, in % of the images. Nothing for an autoencoder."""
+        the weights' tail is so heavy that neither means anything, in % of the images. Nothing for an autoencoder.
+
+        Args:
+            batch: of images.
+            trace: of the batch.
+            num_samples: an image.
+            refinement: gradient steps to a proposal of each image's own, see `refined`; 0 for the encoder's posterior.
+        """
         if trace.is_point_mass:
             return
         ks = sample_counts(num_samples)
-        found = importance(self.model, batch, ks)
+        proposal = refined(self.model, batch, refinement).widened() if refinement else None
+        found = importance(self.model, batch, ks, proposal=proposal)
         nll = -found.log_prob
         self._add("nll", nll[-1])
         if trace.is_discrete:

@@ -4,14 +4,13 @@ estimates it so. Shapes: B images, K samples an image; latents (K, B, d)."""
 from __future__ import annotations
 
 import math
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.distributions import Distribution, Independent, Normal
 
-from vae_lightning.core import Batch, Given, LatentModel, Site
-from vae_lightning.metrics.likelihood import TILE_VALUES
+from vae_lightning.core import Batch, LatentModel
+from vae_lightning.metrics.refinement import TILE_VALUES, Bounds, refined, rows
 
 
 class InferenceGap(NamedTuple):
@@ -21,23 +20,6 @@ class InferenceGap(NamedTuple):
     best_elbo: Tensor  # of the best diagonal Gaussian for this image
     amortisation: Tensor  # what the encoder loses to that, at least 0
     approximation: Tensor  # what the family loses, the least KL(q || p(z|x)); below 0 only by noise
-
-
-def single_site(model: LatentModel, given: Batch) -> Site:
-    """The story's only latent, with its p and its density q, for estimates that take gradients in z. ValueError where
-    there are several, a point mass, or no gradients."""
-    if torch.is_inference_mode_enabled():
-        raise ValueError("expected a caller that allows gradients, got torch.inference_mode: use torch.no_grad.")
-    trace = model.trace(given)
-    if len(trace.sites) != 1 or trace.is_point_mass:
-        got = "a point mass" if trace.is_point_mass else f"{len(trace.sites)} latents"
-        raise ValueError(f"expected a model of one latent with a density q(z|x), got {got}: choose another model.")
-    return trace.sites[0]
-
-
-def without_image(given: Batch) -> Batch:
-    """What else is given, such as labels."""
-    return cast(Batch, {name: value for name, value in given.items() if name not in ("image", "encoded")})
 
 
 @torch.no_grad()
@@ -51,9 +33,8 @@ def inference_gap(
     step_samples: int = 8,
     seed: int = 0,
 ) -> InferenceGap:
-    """The two parts of log p(x) - ELBO of each image. The best Gaussian is sought from the encoder's by Adam on means
-    and log scales, at a rate that falls to 0, by the gradient of Roeder et al. (2017), without noise where q is p(z|x).
-    Both bounds are means over the same samples, and the encoder's is the best where the search found no better.
+    """The two parts of log p(x) - ELBO of each image, by the best Gaussian that `refined` finds. Both bounds are means
+    over the same samples, and the encoder's is the best where the search found no better.
 
     Args:
         model: in evaluation mode, of one latent with a diagonal Gaussian posterior.
@@ -69,59 +50,26 @@ def inference_gap(
         ValueError: a count below 1, log_prob of another shape, inference mode, another posterior, or several.
     """
     image = given["image"]
-    counts = num_samples, steps, step_samples
-    if min(counts) < 1:
-        raise ValueError(f"num_samples, steps, step_samples: expected at least 1 of each, got {counts}.")
+    if num_samples < 1:
+        raise ValueError(f"num_samples: expected at least 1, got {num_samples}.")
     if log_prob.shape != image.shape[:1]:
         raise ValueError(f"log_prob: expected one value an image, {len(image)}, got shape {tuple(log_prob.shape)}.")
-    tile = max(1, TILE_VALUES // 4 // image[0].numel())
-    images_at_once, found = max(1, tile // step_samples), []
+    best = refined(model, given, steps, lr, step_samples, seed)
+    at_once, found = max(1, TILE_VALUES // 4 // image[0].numel()), []
     with torch.random.fork_rng([image.device] if image.is_cuda else []):
-        torch.manual_seed(seed)
-        for i in range(0, len(image), images_at_once):
-            part = cast(Batch, {name: cast(Tensor, v)[i : i + images_at_once] for name, v in given.items()})
-            bounds = _Bounds(model, part)
-            qs = [bounds.q, bounds.search(steps, lr, step_samples)]
-            found.append(bounds.evaluate(qs, num_samples, max(1, tile // len(part["image"]))))
+        torch.manual_seed(seed + 1)
+        for i in range(0, len(image), at_once):
+            images = slice(i, i + at_once)
+            bounds, sums = Bounds(model, rows(given, images)), []
+            qs = [bounds.q, (best.mean[images], best.scale[images])]
+            for noise in (
+                torch.randn(num_samples, *bounds.q[0].shape).to(bounds.q[0]).split(max(1, at_once // len(image)))
+            ):
+                sums.append(torch.stack([bounds.log_weight(q, noise).sum(0) for q in qs]))
+            found.append(torch.stack(sums).sum(0) / num_samples)
     elbo, at_end = torch.cat(found, 1)
     best_elbo = torch.fmax(elbo, at_end)  # also where the search diverged
     return InferenceGap(elbo, best_elbo, best_elbo - elbo, log_prob - best_elbo)
-
-
-class _Bounds:
-    """ELBOs of a batch under diagonal Gaussians (mean, scale), (B, d) each."""
-
-    def __init__(self, model: LatentModel, given: Batch) -> None:
-        self.site, self.model, self.given = single_site(model, given), model, given
-        q: Distribution = self.site.q
-        if not (isinstance(q, Independent) and isinstance(q.base_dist, Normal) and q.reinterpreted_batch_ndims == 1):
-            raise ValueError(f"expected a posterior Independent(Normal, 1), got {q}: choose GaussianPosterior.")
-        self.q: tuple[Tensor, Tensor] = (q.base_dist.loc, q.base_dist.scale)
-
-    def log_weight(self, q: tuple[Tensor, Tensor], noise: Tensor) -> Tensor:
-        """log p(x, z) - log q(z), (K, B), at z = mean + scale noise; its gradient takes q's density as fixed."""
-        z = q[0] + q[1] * noise
-        log_q = Normal(q[0].detach(), q[1].detach(), validate_args=False).log_prob(z).sum(-1)
-        px = self.model(Given({self.site.name: z}), without_image(self.given))
-        return px.log_prob(self.given["image"]) + self.site.p.log_prob(z) - log_q
-
-    @torch.enable_grad()
-    def search(self, steps: int, lr: float, samples: int) -> tuple[Tensor, Tensor]:
-        mean, log_scale = self.q[0].clone().requires_grad_(), self.q[1].log().requires_grad_()
-        optimizer = torch.optim.Adam([mean, log_scale], lr)
-        for step in range(steps):
-            optimizer.param_groups[0]["lr"] = lr * (1 - step / steps)
-            bound = self.log_weight((mean, log_scale.exp()), torch.randn(samples, *mean.shape).to(mean))
-            mean.grad, log_scale.grad = torch.autograd.grad(-bound.mean(0).sum(), [mean, log_scale])
-            optimizer.step()
-        return mean.detach(), log_scale.detach().exp()
-
-    def evaluate(self, qs: list[tuple[Tensor, Tensor]], num_samples: int, at_once: int) -> Tensor:
-        sums = []  # over the same samples, (len(qs), B)
-        for done in range(0, num_samples, at_once):
-            noise = torch.randn(min(at_once, num_samples - done), *self.q[0].shape).to(self.q[0])
-            sums.append(torch.stack([self.log_weight(q, noise).sum(0) for q in qs]))
-        return torch.stack(sums).sum(0) / num_samples
 
 
 @torch.no_grad()

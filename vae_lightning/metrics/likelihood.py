@@ -5,16 +5,14 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from vae_lightning.core import Batch, LatentModel
 from vae_lightning.metrics.pareto import keep_largest, pareto_shape, tail_length
-
-TILE_VALUES = 2**21
-"""Image values decoded at a time: enough for fast matrix products, and little enough for the caches."""
+from vae_lightning.metrics.refinement import TILE_VALUES, Gaussians, rows
 
 
 class Importance(NamedTuple):
@@ -59,7 +57,9 @@ def log_prob_curve(model: LatentModel, given: Batch, ks: Sequence[int], tile: in
 
 
 @torch.no_grad()
-def importance(model: LatentModel, given: Batch, ks: Sequence[int], tile: int | None = None) -> Importance:
+def importance(
+    model: LatentModel, given: Batch, ks: Sequence[int], tile: int | None = None, proposal: Gaussians | None = None
+) -> Importance:
     """Importance sampling from the posterior for several K, by one pass over max(ks) samples: each K's estimate is made
     of the first K of them.
 
@@ -71,6 +71,7 @@ def importance(model: LatentModel, given: Batch, ks: Sequence[int], tile: int | 
         given: a batch with "image" (B, C, H, W), integers.
         ks: rising numbers of samples.
         tile: how many image-samples are decoded at a time; null lets the image's size decide.
+        proposal: Gaussians to draw from in the posterior's place, such as `refined(...).widened()`.
 
     Raises:
         ValueError: no K, one below 1, or ks that do not rise.
@@ -81,14 +82,15 @@ def importance(model: LatentModel, given: Batch, ks: Sequence[int], tile: int | 
     images_at_once = max(1, tile // ks[-1])
     found: list[Importance] = []
     for i in range(0, len(given["image"]), images_at_once):
-        part = cast(Batch, {name: cast(Tensor, v)[i : i + images_at_once] for name, v in given.items()})
-        part = model.encoded(part)
+        images = slice(i, i + images_at_once)
+        part = model.encoded(rows(given, images))
+        instead = proposal.posteriors(images) if proposal else None
         total = part["image"].new_full((len(part["image"]),), -torch.inf)
         squares, largest, curve, done = total, None, [], 0
         for k in ks:
             while done < k:
                 count = min(tile, k - done)
-                log_weight = model.trace(part, count).log_weight(part["image"])  # (count, images)
+                log_weight = model.trace(part, count, instead).log_weight(part["image"])  # (count, images)
                 total = torch.logaddexp(total, log_weight.logsumexp(0))
                 squares = torch.logaddexp(squares, (2 * log_weight).logsumexp(0))
                 largest = keep_largest(largest, log_weight, tail_length(ks[-1]) + 1)
