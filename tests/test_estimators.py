@@ -279,8 +279,8 @@ def test_correlated_posterior_leaves_the_approximation_gap() -> None:
 
 
 def test_refined_posteriors_make_up_for_a_spoilt_encoder() -> None:
-    """From a narrow q that lies elsewhere importance samples are nats off; from the Gaussian that the search finds, whose
-    optimum is known, they meet the exact value within the error that they state. Widened it makes more of them count."""
+    """From a narrow q that lies elsewhere importance samples are nats off; from the Gaussian that the search finds,
+    whose optimum is known, they meet the exact value within the error that they state. Widened, more of them count."""
     model, x = linear_gaussian(0.35 * correlated(), shift=1.0, wider=-1.0)
     spoilt = importance(model, {"image": x}, [2000])
     assert (spoilt.log_prob[0] - exact(model, x)).mean() < -2
