@@ -171,7 +171,7 @@ def test_annealing_leaves_model_generator_and_caller_as_they_were() -> None:
 
 def test_images_do_not_depend_on_how_many_move_together(monkeypatch: pytest.MonkeyPatch) -> None:
     model, x = linear_gaussian(orthogonal(), shift=0.2, images=7)
-    monkeypatch.setattr("vae_lightning.metrics.annealing.TILE_VALUES", 8 * 4 * 40 * 2)  # two images of 40 chains
+    monkeypatch.setattr("vae_lightning.metrics.tiles.TILE_VALUES", 8 * 4 * 40 * 2)  # two images of 40 chains
     found = annealed_log_prob(model, {"image": x}, 36, temperatures=20, leapfrog_steps=3)
     assert found.log_prob.shape == found.standard_error.shape == (7,)
     assert ((found.log_prob - exact(model, x)) / found.standard_error).abs().max() < 3.5

@@ -31,6 +31,7 @@ from vae_lightning.conditionals import (
 )
 from vae_lightning.core import FromPosterior, FromPrior, Given, PosteriorMean
 from vae_lightning.metrics import importance, log_prob, log_prob_curve
+from vae_lightning.metrics.tiles import TILE_VALUES, tile_size
 from vae_lightning.models import VAE
 from vae_lightning.nets import MLP, ConvDecoder, ConvEncoder, GaussianNoise, Masking, SaltAndPepper
 from vae_lightning.objectives import ELBO, IWAE
@@ -328,6 +329,24 @@ def test_bounds_are_ordered_and_meet_the_exact_value() -> None:
     assert bounds[0] < exact.mean().item() - 0.1
     assert bounds[-1] < exact.mean().item() + 1e-3
     torch.testing.assert_close(log_prob(model, batch, 100_000), exact, atol=0.02, rtol=0)
+
+
+def test_tiles_are_cut_by_the_widest_layer() -> None:
+    """Of the decoder, not of the encoder, and at least the image; and sampling goes on as if nobody had asked."""
+    shape = (1, 8, 8)
+    wide = partial(GaussianPosterior, net=partial(MLP, hidden=[4000]))
+    for net, widest in (
+        (partial(MLP, hidden=[16]), 64),
+        (partial(MLP, hidden=[16, 500, 16]), 500),
+        (partial(ConvDecoder, channels=[4, 6], hidden=0), 6 * 64),
+    ):
+        model = VAE(shape, 2, wide, partial(BernoulliLikelihood, net=net), latent_size=2)
+        torch.manual_seed(1)
+        assert tile_size(model, {"image": torch.zeros(3, *shape)}) == TILE_VALUES // widest
+        seen = torch.randn(1)
+        torch.manual_seed(1)
+        assert torch.equal(seen, torch.randn(1))
+        assert not any(module._forward_hooks for module in model.modules())
 
 
 def test_importance_sampling_knows_its_own_error() -> None:

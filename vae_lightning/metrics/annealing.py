@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from vae_lightning.core import Batch, Given, LatentModel
-from vae_lightning.metrics.refinement import TILE_VALUES, rows, single_site, without_image
+from vae_lightning.metrics.refinement import single_site
+from vae_lightning.metrics.tiles import rows, tile_size, without_image
 
 ACCEPTANCE = 0.65  # the share of proposals that HMC does best to accept (Beskos et al. 2013)
 
@@ -72,7 +73,7 @@ def annealed_log_prob(
     if start not in ("posterior", "prior"):
         raise ValueError(f"start: expected 'posterior' or 'prior', got {start!r}.")
     image, schedule, found = given["image"], sigmoidal(temperatures, steepness), []
-    images_at_once = max(1, TILE_VALUES // 4 // image[0].numel() // (chains + pilots))
+    images_at_once = max(1, tile_size(model, given) // 4 // (chains + pilots))
     with torch.random.fork_rng([image.device] if image.is_cuda else []):
         torch.manual_seed(seed)
         for i in range(0, len(image), images_at_once):

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from vae_lightning.core import Batch, LatentModel
-from vae_lightning.metrics.refinement import TILE_VALUES, Bounds, refined, rows
+from vae_lightning.metrics.refinement import Bounds, refined
+from vae_lightning.metrics.tiles import rows, tile_size
 
 
 class InferenceGap(NamedTuple):
@@ -55,7 +56,7 @@ def inference_gap(
     if log_prob.shape != image.shape[:1]:
         raise ValueError(f"log_prob: expected one value an image, {len(image)}, got shape {tuple(log_prob.shape)}.")
     best = refined(model, given, steps, lr, step_samples, seed)
-    at_once, found = max(1, TILE_VALUES // 4 // image[0].numel()), []
+    at_once, found = max(1, tile_size(model, given) // 4), []
     with torch.random.fork_rng([image.device] if image.is_cuda else []):
         torch.manual_seed(seed + 1)
         for i in range(0, len(image), at_once):
@@ -81,12 +82,12 @@ def prior_log_prob(model: LatentModel, given: Batch, num_samples: int, tile: int
         model: in evaluation mode.
         given: a batch with "image" (B, C, H, W), integers.
         num_samples: K, any, also more than fits into memory at once.
-        tile: how many image-samples are weighed at a time; null lets the image's size decide.
+        tile: how many image-samples are weighed at a time; null lets `tile_size` decide.
     """
     if num_samples < 1:
         raise ValueError(f"num_samples: expected at least 1, got {num_samples}.")
     image = given["image"]
-    tile = tile or max(1, TILE_VALUES // image[0].numel())
+    tile = tile or tile_size(model, given)
     at_once = max(1, tile // min(len(image), math.isqrt(tile)))
     total = image.new_full((len(image),), -torch.inf)
     for done in range(0, num_samples, at_once):

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from vae_lightning.core import Batch, LatentModel
 from vae_lightning.metrics.pareto import keep_largest, pareto_shape, tail_length
-from vae_lightning.metrics.refinement import TILE_VALUES, Gaussians, rows
+from vae_lightning.metrics.refinement import Gaussians
+from vae_lightning.metrics.tiles import rows, tile_size
 
 
 class Importance(NamedTuple):
@@ -46,7 +47,7 @@ def log_prob(model: LatentModel, given: Batch, num_samples: int, tile: int | Non
         model: in evaluation mode.
         given: a batch with "image" (B, C, H, W), integers.
         num_samples: K, any, also more than fits into memory at once.
-        tile: how many image-samples are decoded at a time; null lets the image's size decide.
+        tile: how many image-samples are decoded at a time; null lets `tile_size` decide.
     """
     return log_prob_curve(model, given, [num_samples], tile)[0]
 
@@ -70,7 +71,7 @@ def importance(
         model: in evaluation mode.
         given: a batch with "image" (B, C, H, W), integers.
         ks: rising numbers of samples.
-        tile: how many image-samples are decoded at a time; null lets the image's size decide.
+        tile: how many image-samples are decoded at a time; null lets `tile_size` decide.
         proposal: Gaussians to draw from in the posterior's place, such as `refined(...).widened()`.
 
     Raises:
@@ -78,7 +79,7 @@ def importance(
     """
     if not ks or ks[0] < 1 or any(a >= b for a, b in itertools.pairwise(ks)):
         raise ValueError(f"num_samples: expected at least 1, and rising where there are several, got {list(ks)}.")
-    tile = tile or max(1, TILE_VALUES // given["image"][0].numel())
+    tile = tile or tile_size(model, given)
     images_at_once = max(1, tile // ks[-1])
     found: list[Importance] = []
     for i in range(0, len(given["image"]), images_at_once):

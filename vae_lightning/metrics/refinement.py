@@ -11,9 +11,8 @@ from torch import Tensor
 from torch.distributions import Distribution, Independent, Normal
 
 from vae_lightning.core import Batch, Given, LatentModel, Site
+from vae_lightning.metrics.tiles import rows, tile_size, without_image
 
-TILE_VALUES = 2**21
-"""Image values decoded at a time: enough for fast matrix products, and little enough for the caches."""
 STEPS, LR, STEP_SAMPLES = 50, 0.05, 2
 """Of a search for a proposal: most of what 300 steps of 8 samples find, for a tenth of the price of 1000 samples."""
 WIDENING = 1.15
@@ -47,16 +46,6 @@ def single_site(model: LatentModel, given: Batch) -> Site:
         got = "a point mass" if trace.is_point_mass else f"{len(trace.sites)} latents"
         raise ValueError(f"expected a model of one latent with a density q(z|x), got {got}: choose another model.")
     return trace.sites[0]
-
-
-def without_image(given: Batch) -> Batch:
-    """What else is given, such as labels."""
-    return cast(Batch, {name: value for name, value in given.items() if name not in ("image", "encoded")})
-
-
-def rows(given: Batch, images: slice) -> Batch:
-    """The batch of some of its images."""
-    return cast(Batch, {name: cast(Tensor, value)[images] for name, value in given.items()})
 
 
 class Bounds:
@@ -117,7 +106,7 @@ def refined(
     if min(steps, step_samples) < 1:
         raise ValueError(f"steps, step_samples: expected at least 1 of each, got {(steps, step_samples)}.")
     image, found = given["image"], []
-    at_once = max(1, TILE_VALUES // 4 // image[0].numel() // step_samples)
+    at_once = max(1, tile_size(model, given) // 4 // step_samples)
     with (
         torch.random.fork_rng([image.device] if image.is_cuda else []),
         torch.inference_mode(False),
