@@ -1,13 +1,19 @@
-"""Tiny trained models for the tests of compression, each made once."""
+"""Tiny trained models and images for the tests of compression, each model made once."""
 
 from __future__ import annotations
 
+import functools
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
+import pytest
 import torch
+from PIL import Image
 
 from tests.conftest import REPOSITORY, generated_flags
+from vae_lightning.experiment import checkpoint
 
 DIGITS = REPOSITORY / "configs" / "experiment" / "digits.yaml"
 MODELS = {
@@ -37,3 +43,66 @@ def train(kind: str, folder: Path, seed: int = 0) -> Path:
         os.chdir(before)
         torch.set_flush_denormal(False)
     return folder / "runs" / "digits" / f"{kind}{seed}"
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("models")
+
+
+@pytest.fixture(scope="session")
+def grey(folder: Path) -> Path:
+    return train("grey", folder)
+
+
+@pytest.fixture(scope="session")
+def colour(folder: Path) -> Path:
+    return train("colour", folder)
+
+
+@pytest.fixture(scope="session")
+def binary(folder: Path) -> Path:
+    return train("binary", folder)
+
+
+@pytest.fixture(scope="session")
+def linked(folder: Path) -> Path:
+    return train("linked", folder)
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A model is built once, which takes half a second; and denormals are as they were."""
+    monkeypatch.setattr(checkpoint, "load_model", built)
+    yield
+    torch.set_flush_denormal(False)
+
+
+built = functools.cache(checkpoint.load_model)
+
+
+def some(count: int, channels: int = 1, top: int = 255) -> np.ndarray:
+    """(count, channels, 4, 4) uint8."""
+    chance = np.random.default_rng(0)
+    return chance.integers(0, top, (count, channels, 4, 4), np.uint8, endpoint=True)
+
+
+def saved(pixels: np.ndarray, name: str) -> Path:
+    """(C, H, W) -> an image file."""
+    path = Path(name)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0)).save(path)
+    return path
+
+
+def loaded(path: Path) -> np.ndarray:
+    pixels = np.asarray(Image.open(path))
+    return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
+
+
+def files(folder: str) -> list[str]:
+    return sorted(path.relative_to(folder).as_posix() for path in Path(folder).rglob("*") if path.is_file())
+
+
+def leftovers() -> list[Path]:
+    return [path for path in Path().rglob("*") if ".part" in path.name]

@@ -12,6 +12,7 @@ import torch
 from vae_lightning.data import Images, ImageSource, Splits
 
 REPOSITORY = Path(__file__).parent.parent
+pytest_plugins = ("tests.codec_models",)
 
 
 class Generated(ImageSource):

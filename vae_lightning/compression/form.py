@@ -99,12 +99,13 @@ def _is_safe(name: str) -> bool:
     """Relative, without a part that goes up, means a drive or cannot be a file's name on some system."""
     parts = name.split("/")
     try:
-        lengths = [len(part.encode()) for part in parts]
+        lengths = [len(part.encode()) for part in output_name(name).split("/")]
     except UnicodeEncodeError:  # bytes of a file name that are no text
         return False
     return (
         sum(lengths) + len(parts) <= LONGEST_NAME
-        and all(0 < length <= LONGEST_PART - 4 for length in lengths)  # .png may come behind it
+        and all(parts)
+        and max(lengths) <= LONGEST_PART
         and not any(part in (".", "..") or re.match(r"[A-Za-z]:", part) for part in parts)
         and re.search(r"[\x00-\x1f\x7f\\]", name) is None
     )

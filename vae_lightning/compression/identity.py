@@ -69,6 +69,9 @@ def _tensors(found: Any) -> Iterator[Tensor]:
     """Of a distribution and of those it is made of, by the names they are kept under."""
     if isinstance(found, Tensor):
         yield found
+    elif isinstance(found, list | tuple):
+        for value in found:
+            yield from _tensors(value)
     elif isinstance(found, Distribution):
         for _, value in sorted(vars(found).items()):
             yield from _tensors(value)

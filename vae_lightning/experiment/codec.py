@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -13,6 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tqdm import tqdm
+
+from vae_lightning.experiment.files import require_writable
 
 if TYPE_CHECKING:
     from vae_lightning.experiment.checkpoint import TrainedModel
@@ -45,6 +48,7 @@ def compress(given: list[str]) -> None:
         raise ValueError(f"--output {output}: expected a file that ends in .vlz.")
     if output.is_dir() or (os.path.lexists(output) and not options.overwrite):
         raise FileExistsError(f"{output} exists and is not overwritten: choose another with -o, or add --overwrite.")
+    require_writable(output)
     trained, checkpoint = _load(options.ckpt_path, options.device)
     settings = coding.coder_settings(options.batch_size, trained)
     images = read_images(options.images, trained.image_shape, trained.levels, checkpoint)
@@ -59,7 +63,7 @@ def compress(given: list[str]) -> None:
         written = coding.compress(trained, images, output, settings, options.verify, timed)
     sizes, seconds = Sizes.of(written), done_at[0] - start
     print(
-        f"{written.header.count} images: {sizes.net:.4f} bits/dim net, {sizes.gross:.4f} gross "
+        f"{_images(written.header.count)}: {sizes.net:.4f} bits/dim net, {sizes.gross:.4f} gross "
         f"({written.header.initial_bits} initial bits), {written.size} bytes, {sizes.ratio:.2f} times smaller than raw "
         f"({sizes.bits_raw} bits a value), {written.header.count / seconds:.0f} images/s, "
         f"{'round trip verified' if options.verify else 'not verified'}: {output}"
@@ -89,7 +93,7 @@ def decompress(given: list[str]) -> None:
         except ValueError as error:
             raise ValueError(f"{file}: {error}") from error
     written = write_images(images, header.form, output, options.overwrite)
-    print(f"{header.count} images, their SHA-256 as it was: {written[0] if len(written) == 1 else output}")
+    print(f"{_images(header.count)}, their SHA-256 as it was: {written[0] if len(written) == 1 else output}")
 
 
 def inspect(given: list[str]) -> None:
@@ -118,7 +122,7 @@ def surprise(given: list[str]) -> None:
     options = parser.parse_args(given)
     require_some("num_samples", options.num_samples)
     trained, checkpoint = _load(options.ckpt_path, options.device)
-    picture = output_file(options.output, checkpoint, "surprising.png", (".png",))
+    require_writable(picture := output_file(options.output, checkpoint, "surprising.png", (".png",)))
     images = read_images(options.images, trained.image_shape, trained.levels, checkpoint)
     weighed = weigh(trained, images, options.num_samples)
     shown = show(weighed, images, trained.levels, picture)
@@ -138,6 +142,10 @@ def _load(ckpt_path: str, device: str) -> tuple[TrainedModel, Path]:
     return load_model(str(checkpoint), device), checkpoint
 
 
+def _images(count: int) -> str:
+    return f"{count} image{'' if count == 1 else 's'}"
+
+
 @contextmanager
 def _progress(what: str, values: int, count: int) -> Iterator[Callable[[int, float], None]]:
     """A bar with the bits a value so far, on a terminal alone; called with the images done and their bits."""
@@ -153,8 +161,23 @@ def _progress(what: str, values: int, count: int) -> Iterator[Callable[[int, flo
 COMMANDS = {"compress": compress, "decompress": decompress, "inspect": inspect, "surprise": surprise}
 
 
+TERMINATED = 128 + signal.SIGTERM
+
+
+def _stop(*_: object) -> None:
+    raise SystemExit(TERMINATED)  # which, unlike the signal, lets files that are not whole be removed
+
+
 def run(command: str, given: list[str]) -> int:
     """Runs one of them; returns its status. What is the user's to mend becomes one sentence on standard error."""
+    before = signal.signal(signal.SIGTERM, _stop)
+    try:
+        return _run(command, given)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _run(command: str, given: list[str]) -> int:
     if os.getcwd() not in sys.path:  # a model's record may name a user's own module, as with python -m
         sys.path.insert(0, os.getcwd())
     try:
@@ -174,4 +197,9 @@ def run(command: str, given: list[str]) -> int:
     except KeyboardInterrupt:
         print("error: interrupted: no file was left unfinished.", file=sys.stderr)
         return 130
+    except SystemExit as stopped:
+        if stopped.code != TERMINATED:
+            raise
+        print("error: terminated: no file was left unfinished.", file=sys.stderr)
+        return TERMINATED
     return 0

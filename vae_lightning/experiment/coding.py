@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -85,9 +85,8 @@ def decompress(trained: TrainedModel, contents: Contents, progress: Progress | N
         here = this_machine(trained)
         if torch.get_num_threads() != header.writer.threads or _probe(trained, header.probed) != header.probe:
             raise ValueError(
-                f"this machine ({_spell(here)}) computes other numbers than the one that wrote the file "
-                f"({_spell(header.writer)}), and would decode other images: decompress it with the writer's versions, "
-                "kind of processor and device."
+                "this machine computes other numbers than the one that wrote the file and would decode other images "
+                f"({_apart(here, header.writer)}): take the writer's versions, kind of processor and device."
             )
         return _decode(trained, contents, progress)
 
@@ -169,6 +168,9 @@ def _decode(trained: TrainedModel, contents: Contents, progress: Progress | None
     return image
 
 
-def _spell(writer: Writer) -> str:
-    plural = "" if writer.threads == 1 else "s"
-    return f"torch {writer.torch}, {writer.device}, {writer.cpu}, {writer.threads} thread{plural}"
+def _apart(here: Writer, there: Writer) -> str:
+    """What this machine and the writer's say of themselves that is not the same."""
+    ours, theirs = asdict(here), asdict(there)
+    found = [f"{name} {theirs[name]} there, {ours[name]} here" for name in ours if ours[name] != theirs[name]]
+    same = f"both with torch {here.torch}, {here.device}, {here.cpu}: the processors or their libraries must differ"
+    return "; ".join(found) or same

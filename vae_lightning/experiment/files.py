@@ -9,9 +9,19 @@ from pathlib import Path
 from typing import IO, Any
 
 
+def require_writable(path: Path) -> None:
+    """Raises OSError where no file could be written, before anything is worked out for it."""
+    above = next(folder for folder in path.absolute().parents if os.path.lexists(folder))
+    if above.is_dir() and os.access(above, os.W_OK | os.X_OK):
+        return
+    got = "no right to write" if above.is_dir() else "no folder"
+    raise OSError(f"{path}: expected a file that can be written, got {got} at {above}: choose another place.")
+
+
 @contextmanager
 def whole(path: Path) -> Iterator[IO[bytes]]:
     """A stream whose content gets its final name only when all of it was written."""
+    require_writable(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from vae_lightning.core import Batch
+from vae_lightning.compression.exactly import given
 from vae_lightning.experiment.checkpoint import TrainedModel
 from vae_lightning.experiment.image_input import GivenImages
 from vae_lightning.experiment.measure import EXTREMES
@@ -65,7 +65,7 @@ def weigh(trained: TrainedModel, images: GivenImages, num_samples: int) -> Weigh
     with torch.random.fork_rng([trained.device] if trained.device.type == "cuda" else []):
         torch.manual_seed(0)
         for part in images.image.split(CHUNK):
-            batch: Batch = {"image": part.to(trained.device).float()}
+            batch = given(trained.latent_model, part, trained.device)
             trace = trained.latent_model.trace(batch)
             bound = trace.kl() - trace.log_likelihood(batch["image"])
             found.append((-log_prob(trained.latent_model, batch, num_samples).cpu(), bound.cpu()))
