@@ -48,6 +48,7 @@ from vae_lightning.distributions import BinaryImage, CategoricalLevels, Discreti
 from vae_lightning.models import VAE
 from vae_lightning.nets import MLP, ConvDecoder, ConvEncoder
 from vae_lightning.objectives import ELBO
+from vae_lightning.priors import GaussianMixture
 
 GREY = [CategoricalLikelihood, DiscretizedLogisticLikelihood, DiscretizedLogisticMixtureLikelihood]
 GREY += [LinkedLogisticLikelihood]
@@ -195,6 +196,41 @@ def test_latents_on_the_grid_cost_the_mass_of_their_cells() -> None:
     for extreme in (1e9, 1e-3, 0.0):
         far = Independent(Normal(torch.full((7, 5), -extreme), torch.full((7, 5), math.exp(-7))), 1)
         pushed(latent_codec(far, grid), torch.randint(0, grid.levels, (7, 5)))
+
+
+def test_latents_under_a_mixture_cost_its_log_probability() -> None:
+    """Of the joint density, whose latents are dependent, though they are coded one after another; and any cell can be
+    coded, also where no component is near."""
+    torch.manual_seed(0)
+    grid = Grid(8, 8)
+    mean, scale = 3 * torch.randn(4, 3), torch.empty(4, 3).uniform_(0.1, 1)
+    p = MixtureSameFamily(Categorical(logits=torch.randn(4)), Independent(Normal(mean, scale), 1)).expand((2000,))
+    cell = torch.bucketize(p.sample(), torch.linspace(-8, 8, grid.levels + 1)[1:-1])
+    z = grid.points(cell.flatten().numpy().astype(np.int32), torch.empty(2000, 3))
+    expected = bits(p.log_prob(z)) + 2000 * 3 * 8
+    assert pushed(latent_codec(p, grid), cell) == pytest.approx(expected, rel=1e-3)
+    weight = Categorical(logits=p.mixture_distribution.logits)
+    one = [MixtureSameFamily(weight, Normal(mean[:, i], scale[:, i]).expand((2000, 4))) for i in range(3)]
+    alone = sum(bits(p_i.log_prob(z[:, i])) for i, p_i in enumerate(one))
+    assert alone + 2000 * 3 * 8 > expected + 1000  # what the latents know of each other
+    nowhere = Independent(Normal(torch.full((2, 3), -1e6), 1e-3), 1)
+    far = MixtureSameFamily(Categorical(torch.ones(2)), nowhere).expand((7,))
+    pushed(latent_codec(far, grid), torch.randint(0, grid.levels, (7, 3)))
+    laplace = MixtureSameFamily(Categorical(torch.ones(2)), Independent(Laplace(torch.zeros(2, 3), 1.0), 1))
+    with pytest.raises(ValueError, match=r"mixture of Gaussians .* got one of Laplace"):
+        latent_codec(laplace.expand((1,)), grid)
+
+
+def test_a_learned_prior_is_coded_with(digits: Tensor) -> None:
+    torch.manual_seed(0)
+    prior = partial(GaussianMixture, components=5)
+    model = VAE((1, 8, 8), 17, likelihood=DiscretizedLogisticLikelihood, prior=prior, latent_size=4).eval()
+    with torch.no_grad():
+        model.prior.log_scale -= 1
+    images = digits[:300]
+    coded = encode(model, images)
+    assert torch.equal(decode(model, coded, (1, 8, 8)), images)
+    assert coded.net_bits == pytest.approx(elbo_bits(model, images), rel=0.005)
 
 
 @pytest.mark.parametrize("words", ["random", "constant"])

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, Independent, MixtureSameFamily, Normal
 
-from vae_lightning.compression.codecs import Codec, Grid, Search, Table
+from vae_lightning.compression.codecs import Codec, Grid, Search, Table, Tails
 from vae_lightning.compression.stack import Integers, Stack
 from vae_lightning.distributions import BinaryImage, CategoricalLevels, DiscretizedLogistic, LinkedChannels
 
@@ -121,18 +121,21 @@ def _(density: MixtureSameFamily) -> Codec:
             "register a codec for it with vae_lightning.compression.image_codec."
         )
     weights = require_finite(density, density.mixture_distribution.logits).flatten(0, -2).double().softmax(-1).cpu()
-    count, components = weights.shape
+    parameters = (parameter.unflatten(0, weights.shape) for parameter in component.parameters)
+    return Search(component.levels, mixed(component.tails), weights, *parameters)
+
+
+def mixed(component: Tails) -> Tails:
+    """The tails of a mixture: of weights (n, components) and the components' parameters (n, components) each."""
 
     def tails(edges: Tensor, weights: Tensor, *parameters: Tensor) -> tuple[Tensor, Tensor]:
         below = above = torch.zeros_like(edges)
-        for k in range(components):
-            sides = component.tails(edges, *(parameter[:, k] for parameter in parameters))
+        for k in range(weights.shape[1]):
+            sides = component(edges, *(parameter[:, k] for parameter in parameters))
             below, above = (t + weights[:, k] * side for t, side in zip((below, above), sides, strict=True))
         return below, above
 
-    return Search(
-        component.levels, tails, weights, *(p.unflatten(0, (count, components)) for p in component.parameters)
-    )
+    return tails
 
 
 @latent_codec.register
@@ -144,6 +147,54 @@ def _(density: Independent, grid: Grid) -> Codec:
 def _(density: Normal, grid: Grid) -> Codec:
     loc, scale = (require_finite(density, t) for t in (density.loc, density.scale))
     return Search(grid.levels, normal_tails, *grid.in_cells(loc, scale))
+
+
+@latent_codec.register
+def _(density: MixtureSameFamily, grid: Grid) -> Codec:
+    return MixtureInTurn(density, grid)
+
+
+class MixtureInTurn(Codec):
+    """Latents under a mixture of diagonal Gaussians, which leaves them dependent: one after another, each under the
+    mixture whose weights are p(component | latents before it). No component is coded, so none needs bits back."""
+
+    def __init__(self, density: MixtureSameFamily, grid: Grid) -> None:
+        component = density.component_distribution
+        normal = component.base_dist if isinstance(component, Independent) else component
+        if not isinstance(normal, Normal):
+            raise ValueError(
+                "expected a mixture of Gaussians that are independent over the latents, got one of "
+                f"{_name(component)}: register a codec for it with vae_lightning.compression.latent_codec."
+            )
+        self.levels = grid.levels
+        for parameter in (normal.loc, normal.scale, density.mixture_distribution.logits):
+            require_finite(density, parameter)
+        self.log_weight = density.mixture_distribution.logits.double().log_softmax(-1).cpu()  # (B, K)
+        shape = (*self.log_weight.shape, -1)
+        self.loc, self.scale = (t.view(shape) for t in grid.in_cells(normal.loc, normal.scale))  # (B, K, d) each
+
+    def _codec(self, i: int, log_weight: Tensor) -> Search:
+        return Search(self.levels, mixed(normal_tails), log_weight.softmax(1), self.loc[..., i], self.scale[..., i])
+
+    def _known(self, i: int, log_weight: Tensor, symbols: Integers) -> Tensor:
+        """The log weights once latent i of each image, (B,), is known too."""
+        at = (torch.from_numpy(symbols).double()[:, None] + 0.5 - self.loc[..., i]) / self.scale[..., i]
+        return (log_weight - 0.5 * at.square() - self.scale[..., i].log()).log_softmax(1)
+
+    def push(self, stack: Stack, symbols: Integers) -> None:
+        each = symbols.reshape(len(self.loc), -1)  # (B, d)
+        before = [self.log_weight]
+        for i in range(each.shape[1] - 1):
+            before.append(self._known(i, before[-1], np.ascontiguousarray(each[:, i])))
+        for i in reversed(range(each.shape[1])):  # so that the pop meets the first latent first
+            self._codec(i, before[i]).push(stack, np.ascontiguousarray(each[:, i]))
+
+    def pop(self, stack: Stack) -> Integers:
+        log_weight, found = self.log_weight, list[Integers]()
+        for i in range(self.loc.shape[2]):
+            found.append(self._codec(i, log_weight).pop(stack))
+            log_weight = self._known(i, log_weight, found[-1])
+        return np.stack(found, 1).ravel()
 
 
 def normal_tails(edges: Tensor, loc: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,45 @@
+"""A prior that is learned: it goes where the codes of the images are."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Categorical, Distribution, Independent, MixtureSameFamily, Normal
+
+from vae_lightning.core import Conditional, Prior, Shape
+
+SPREAD = 0.5
+"""Standard deviation of the components' means at the start; each is so wide that together they are near N(0, I)."""
+LOG_SCALE_BOUND = 7.0
+
+
+class GaussianMixture(Prior):
+    """p(z) = sum_c w_c N(z; mu_c, diag sigma_c^2), all of it learned with the model by the same objective (the mixture
+    of Gaussians that Tomczak & Welling 2018 hold their VampPrior against). A Gaussian posterior has no closed KL to it,
+    so the rate is the one-sample estimate log q(z) - log p(z).
+
+    Args:
+        latent_shape: the latent's shape, (d,).
+        components: how many; 1 is a Gaussian with learned mean and variances.
+    """
+
+    def __init__(self, latent_shape: Shape, components: int = 50) -> None:
+        super().__init__()
+        if components < 1:
+            raise ValueError(f"GaussianMixture.components: expected at least 1, got {components}.")
+        shape = (components, *latent_shape)
+        self.logits = nn.Parameter(torch.zeros(components))
+        self.mean = nn.Parameter(SPREAD * torch.randn(shape) if components > 1 else torch.zeros(shape))
+        scale = math.sqrt(1 - SPREAD**2) if components > 1 else 1.0
+        self.log_scale = nn.Parameter(torch.full(shape, math.log(scale)))
+
+    def forward(self, encoder: Conditional) -> Distribution:
+        normal = Normal(self.mean, self._scale(), validate_args=False)
+        component = Independent(normal, self.mean.dim() - 1, validate_args=False)
+        weight = Categorical(logits=self.logits, validate_args=False)
+        return MixtureSameFamily(weight, component, validate_args=False)
+
+    def _scale(self) -> Tensor:
+        return self.log_scale.clamp(-LOG_SCALE_BOUND, LOG_SCALE_BOUND).exp()
