@@ -6,6 +6,7 @@ RUN := $(BIN)/vae-lightning
 RUNS ?= $(sort runs/digits $(wildcard runs/mnist_static runs/mnist runs/mnist_grey runs/cifar10))
 STAMP := .venv/.installed
 LIKELIHOODS := gaussian gaussian_optimal discretized_logistic discretized_logistic_mixture categorical
+BLUR := $(addsuffix -standard_normal,$(LIKELIHOODS)) gaussian-gaussian_mixture discretized_logistic-gaussian_mixture
 
 .PHONY: help install demo rd blur codec test test-full bench lint format clean
 
@@ -28,14 +29,14 @@ demo: $(STAMP) ## Train and test a VAE on scikit-learn's digits in about a minut
 rd: $(STAMP) ## Trace the digits' rate-distortion curve over beta (minutes), in runs/rd; goes on where it was stopped
 	$(RUN) sweep-rd --config configs/experiment/digits.yaml
 
-blur: $(STAMP) ## Train the digits with five likelihoods and compare how sharp they come out (10 minutes), in runs/blur
-	for likelihood in $(LIKELIHOODS); do \
-	  test -f runs/blur/$$likelihood/results.json && continue; \
-	  $(RUN) fit --config configs/experiment/digits.yaml --config configs/likelihood/$$likelihood.yaml \
-	    --run.experiment blur --run.name $$likelihood || exit 1; \
-	  $(RUN) test --ckpt_path runs/blur/$$likelihood || exit 1; \
+blur: $(STAMP) ## Train the digits with five likelihoods and two priors and compare how sharp they come out (15 minutes), in runs/blur
+	for run in $(BLUR); do \
+	  test -f runs/blur/$$run/results.json && continue; \
+	  $(RUN) fit --config configs/experiment/digits.yaml --config configs/likelihood/$${run%-*}.yaml \
+	    --config configs/prior/$${run#*-}.yaml --run.experiment blur --run.name $$run || exit 1; \
+	  $(RUN) test --ckpt_path runs/blur/$$run || exit 1; \
 	done
-	$(RUN) compare $(addprefix runs/blur/,$(LIKELIHOODS))
+	$(RUN) compare $(addprefix runs/blur/,$(BLUR))
 
 codec: $(STAMP) ## Compress the test images of every trained experiment, or of RUNS="runs/a runs/b", beside generic coders
 	@test -d runs/digits || $(RUN) fit --config configs/experiment/digits.yaml

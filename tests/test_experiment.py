@@ -151,6 +151,7 @@ def test_fit_leaves_a_whole_run_and_a_checkpoint_is_enough(cli: Callable, tmp_pa
     assert trained.decode(trained.encode(x).mean).log_prob(x.float()).shape == (32,)
     assert trained.sample(5).sample().shape == (5, 1, 8, 8)
     assert trained.log_prob(x, 100).mean() > trained.elbo(x).mean()
+    assert (trained.log_prob(x, 100, refinement=20) - trained.log_prob(x, 1000)).mean() > -0.5
     with pytest.raises(ValueError, match=r"expected images of shape \(B, 1, 8, 8\), got \(32, 1, 4, 8\)"):
         trained.elbo(x[:, :, :4])
     with pytest.raises(ValueError, match=r"expected images that hold the integers 0..16"):

@@ -16,6 +16,7 @@ from vae_lightning.core import Batch, Given, LatentModel, PosteriorMean, Shape
 from vae_lightning.experiment.module import RECORD, Experiment
 from vae_lightning.experiment.run import age
 from vae_lightning.metrics import log_prob
+from vae_lightning.metrics.refinement import refined
 
 REQUIRED = {"config", "image_shape", "levels"}
 SECTIONS = {"seed_everything", "model", "data", "trainer", "checkpoint", "run"}
@@ -192,9 +193,12 @@ class TrainedModel(nn.Module):
         return trace.log_likelihood(given["image"]) - trace.kl()
 
     @torch.no_grad()
-    def log_prob(self, x: Tensor, num_samples: int = 1000) -> Tensor:
-        """log p(x) of each image by `num_samples` importance samples, (B,)."""
-        return log_prob(self.latent_model, self._given(x), num_samples)
+    def log_prob(self, x: Tensor, num_samples: int = 1000, refinement: int = 0) -> Tensor:
+        """log p(x) of each image by `num_samples` importance samples, (B,), from the encoder's posterior or, with 50 or
+        so gradient steps of `refinement`, from one of the image's own."""
+        given = self._given(x)
+        proposal = refined(self.latent_model, given, refinement).widened() if refinement else None
+        return log_prob(self.latent_model, given, num_samples, proposal=proposal)
 
 
 def load_model(path: str, device: str = "cpu") -> TrainedModel:

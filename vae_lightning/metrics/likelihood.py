@@ -39,7 +39,9 @@ class Importance(NamedTuple):
         return pareto_shape(self.largest)
 
 
-def log_prob(model: LatentModel, given: Batch, num_samples: int, tile: int | None = None) -> Tensor:
+def log_prob(
+    model: LatentModel, given: Batch, num_samples: int, tile: int | None = None, proposal: Gaussians | None = None
+) -> Tensor:
     """log (1/K sum_k p(x, z_k) / q(z_k|x)) for each image, nats, shape (B,): a lower bound of log p(x) in expectation
     that meets it as K grows (Burda et al. 2016, theorem 1).
 
@@ -48,8 +50,9 @@ def log_prob(model: LatentModel, given: Batch, num_samples: int, tile: int | Non
         given: a batch with "image" (B, C, H, W), integers.
         num_samples: K, any, also more than fits into memory at once.
         tile: how many image-samples are decoded at a time; null lets `tile_size` decide.
+        proposal: Gaussians to draw from in the posterior's place, such as `refined(...).widened()`.
     """
-    return log_prob_curve(model, given, [num_samples], tile)[0]
+    return importance(model, given, [num_samples], tile, proposal).log_prob[0]
 
 
 def log_prob_curve(model: LatentModel, given: Batch, ks: Sequence[int], tile: int | None = None) -> Tensor:
