@@ -204,7 +204,7 @@ def test_refusals() -> None:
         annealed_log_prob(model, {"image": x}, start="encoder")
     with pytest.raises(ValueError, match="expected one value an image, 2"):
         inference_gap(model, {"image": x}, torch.zeros(3))
-    with pytest.raises(ValueError, match="at least 1 of each"):
+    with pytest.raises(ValueError, match="at least 1 of steps and step_samples"):
         inference_gap(model, {"image": x}, torch.zeros(2), steps=0)
     with pytest.raises(ValueError, match="at least 1"):
         prior_log_prob(model, {"image": x}, 0)
@@ -293,6 +293,27 @@ def test_refined_posteriors_make_up_for_a_spoilt_encoder() -> None:
     assert abs(z.mean()) < 4 / math.sqrt(40)
     assert 0.7 < z.std() < 1.4
     assert found.effective.mean() > 1.2 * narrow.effective.mean() > 10 * spoilt.effective.mean()
+
+
+def test_refinement_never_makes_a_posterior_worse() -> None:
+    """Steps that are long beside a narrow posterior lead away from it: the encoder's is kept."""
+    model, x = linear_gaussian(200 * orthogonal())
+    q = model.trace({"image": x}).sites[0].q
+    assert q.stddev.min() < 0.002
+    found = refined(model, {"image": x})
+    before, after = (importance(model, {"image": x}, [200], proposal=g).log_prob[0] for g in (None, found))
+    assert (after - before).mean() > -0.01
+    assert ((found.mean - q.mean).abs().amax(1) < q.stddev.amax(1)).all()
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_samples_that_weigh_are_not_those_that_sought(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, x = linear_gaussian(orthogonal(), images=2)
+    sought, log_weight = list[Tensor](), Bounds.log_weight
+    monkeypatch.setattr(Bounds, "log_weight", lambda self, q, noise: sought.append(noise) or log_weight(self, q, noise))
+    torch.manual_seed(seed)
+    refined(model, {"image": x}, 3)
+    assert not torch.isin(torch.randn(1000), torch.cat([noise.flatten() for noise in sought])).any()
 
 
 def test_refinement_leaves_caller_and_generator_as_they_were() -> None:

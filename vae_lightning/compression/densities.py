@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, Independent, MixtureSameFamily, Normal
 
-from vae_lightning.compression.codecs import Codec, Grid, Search, Table, Tails
+from vae_lightning.compression.codecs import Codec, Grid, Search, Table
 from vae_lightning.compression.stack import Integers, Stack
 from vae_lightning.distributions import BinaryImage, CategoricalLevels, DiscretizedLogistic, LinkedChannels
 
@@ -46,8 +46,8 @@ def latent_codec(density: Distribution, grid: Grid) -> Codec:
     """
     raise ValueError(
         f"expected a density that can be both drawn from and coded with on a grid ({_known(latent_codec)}), got "
-        f"{_name(density)}, which has no codec: train with a Gaussian posterior and a standard normal prior, or "
-        "register a codec with vae_lightning.compression.latent_codec."
+        f"{_name(density)}, which has no codec: train with a Gaussian posterior and N(0, I) or a mixture of "
+        "Gaussians as the prior, or register a codec with vae_lightning.compression.latent_codec."
     )
 
 
@@ -121,21 +121,18 @@ def _(density: MixtureSameFamily) -> Codec:
             "register a codec for it with vae_lightning.compression.image_codec."
         )
     weights = require_finite(density, density.mixture_distribution.logits).flatten(0, -2).double().softmax(-1).cpu()
-    parameters = (parameter.unflatten(0, weights.shape) for parameter in component.parameters)
-    return Search(component.levels, mixed(component.tails), weights, *parameters)
-
-
-def mixed(component: Tails) -> Tails:
-    """The tails of a mixture: of weights (n, components) and the components' parameters (n, components) each."""
+    count, components = weights.shape
 
     def tails(edges: Tensor, weights: Tensor, *parameters: Tensor) -> tuple[Tensor, Tensor]:
         below = above = torch.zeros_like(edges)
-        for k in range(weights.shape[1]):
-            sides = component(edges, *(parameter[:, k] for parameter in parameters))
+        for k in range(components):
+            sides = component.tails(edges, *(parameter[:, k] for parameter in parameters))
             below, above = (t + weights[:, k] * side for t, side in zip((below, above), sides, strict=True))
         return below, above
 
-    return tails
+    return Search(
+        component.levels, tails, weights, *(p.unflatten(0, (count, components)) for p in component.parameters)
+    )
 
 
 @latent_codec.register
@@ -151,12 +148,13 @@ def _(density: Normal, grid: Grid) -> Codec:
 
 @latent_codec.register
 def _(density: MixtureSameFamily, grid: Grid) -> Codec:
-    return MixtureInTurn(density, grid)
+    return WithComponent(density, grid)
 
 
-class MixtureInTurn(Codec):
-    """Latents under a mixture of diagonal Gaussians, which leaves them dependent: one after another, each under the
-    mixture whose weights are p(component | latents before it). No component is coded, so none needs bits back."""
+class WithComponent(Codec):
+    """Latents under a mixture of diagonal Gaussians, which leaves them dependent: an image's component c is pushed with
+    its weight behind the latents with that Gaussian, and cost its bits back before: it was popped with p(c | latents).
+    log w_c + log N_c(z) - log p(c|z) is log p(z), whatever c."""
 
     def __init__(self, density: MixtureSameFamily, grid: Grid) -> None:
         component = density.component_distribution
@@ -173,28 +171,26 @@ class MixtureInTurn(Codec):
         shape = (*self.log_weight.shape, -1)
         self.loc, self.scale = (t.view(shape) for t in grid.in_cells(normal.loc, normal.scale))  # (B, K, d) each
 
-    def _codec(self, i: int, log_weight: Tensor) -> Search:
-        return Search(self.levels, mixed(normal_tails), log_weight.softmax(1), self.loc[..., i], self.scale[..., i])
+    def _given(self, symbols: Integers) -> Table:
+        """p(component | latents), by the densities at the middles of the latents' cells."""
+        at = torch.from_numpy(symbols).double().view(len(self.loc), 1, -1) + 0.5
+        log_prob = Normal(self.loc, self.scale, validate_args=False).log_prob(at).sum(-1)
+        return Table((self.log_weight + log_prob).softmax(-1))
 
-    def _known(self, i: int, log_weight: Tensor, symbols: Integers) -> Tensor:
-        """The log weights once latent i of each image, (B,), is known too."""
-        at = (torch.from_numpy(symbols).double()[:, None] + 0.5 - self.loc[..., i]) / self.scale[..., i]
-        return (log_weight - 0.5 * at.square() - self.scale[..., i].log()).log_softmax(1)
+    def _latents(self, component: Integers) -> Search:
+        rows = torch.arange(len(self.loc)), torch.from_numpy(component).long()
+        return Search(self.levels, normal_tails, self.loc[rows].flatten(), self.scale[rows].flatten())
 
     def push(self, stack: Stack, symbols: Integers) -> None:
-        each = symbols.reshape(len(self.loc), -1)  # (B, d)
-        before = [self.log_weight]
-        for i in range(each.shape[1] - 1):
-            before.append(self._known(i, before[-1], np.ascontiguousarray(each[:, i])))
-        for i in reversed(range(each.shape[1])):  # so that the pop meets the first latent first
-            self._codec(i, before[i]).push(stack, np.ascontiguousarray(each[:, i]))
+        component = self._given(symbols).pop(stack)
+        self._latents(component).push(stack, symbols)
+        Table(self.log_weight.exp()).push(stack, component)
 
     def pop(self, stack: Stack) -> Integers:
-        log_weight, found = self.log_weight, list[Integers]()
-        for i in range(self.loc.shape[2]):
-            found.append(self._codec(i, log_weight).pop(stack))
-            log_weight = self._known(i, log_weight, found[-1])
-        return np.stack(found, 1).ravel()
+        component = Table(self.log_weight.exp()).pop(stack)
+        symbols = self._latents(component).pop(stack)
+        self._given(symbols).push(stack, component)
+        return symbols
 
 
 def normal_tails(edges: Tensor, loc: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:

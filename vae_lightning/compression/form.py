@@ -86,7 +86,12 @@ def check_names(names: Sequence[str]) -> None:
     """Raises ValueError where names could lead outside their folder, or two of them to one file."""
     seen: dict[str, str] = {}
     for name in names:
-        expect(isinstance(name, str) and _is_safe(name), "a name", "a relative path of ordinary words", name)
+        expect(
+            isinstance(name, str) and _is_safe(name),
+            "a name",
+            f"a relative path of ordinary words, of at most {LONGEST_PART} bytes each",
+            name,
+        )
         key = unicodedata.normalize("NFC", output_name(name))
         expect(key not in seen, "names", f"different files, of which {seen.get(key)!r} would be one", name)
         seen[key] = name

@@ -67,7 +67,7 @@ def sharpness(subject: Subject) -> Section:
                 subject.per_image[name][:count] = values
     section.notes.append(
         "Reconstructions and samples are means E[x|z]. As far as samples through the aggregate posterior are nearer to "
-        "the test images than those from the prior, a learned prior could gain."
+        "the test images than those from the prior, a better prior could gain."
     )
     return section
 

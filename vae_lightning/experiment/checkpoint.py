@@ -196,6 +196,8 @@ class TrainedModel(nn.Module):
     def log_prob(self, x: Tensor, num_samples: int = 1000, refinement: int = 0) -> Tensor:
         """log p(x) of each image by `num_samples` importance samples, (B,), from the encoder's posterior or, with 50 or
         so gradient steps of `refinement`, from one of the image's own."""
+        if refinement < 0:
+            raise ValueError(f"refinement: expected a number of steps, or 0 for none, got {refinement}.")
         given = self._given(x)
         proposal = refined(self.latent_model, given, refinement).widened() if refinement else None
         return log_prob(self.latent_model, given, num_samples, proposal=proposal)

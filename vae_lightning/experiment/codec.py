@@ -46,9 +46,9 @@ def compress(given: list[str]) -> None:
     output = options.output.expanduser()
     if output.suffix != ".vlz":
         raise ValueError(f"--output {output}: expected a file that ends in .vlz.")
-    if output.is_dir() or (os.path.lexists(output) and not options.overwrite):
-        raise FileExistsError(f"{output} exists and is not overwritten: choose another with -o, or add --overwrite.")
     require_writable(output)
+    if os.path.lexists(output) and not options.overwrite:
+        raise FileExistsError(f"{output} exists and is not overwritten: choose another with -o, or add --overwrite.")
     trained, checkpoint = _load(options.ckpt_path, options.device)
     settings = coding.coder_settings(options.batch_size, trained)
     images = read_images(options.images, trained.image_shape, trained.levels, checkpoint)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import tempfile
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,10 +14,14 @@ from typing import IO, Any
 def require_writable(path: Path) -> None:
     """Raises OSError where no file could be written, before anything is worked out for it."""
     above = next(folder for folder in path.absolute().parents if os.path.lexists(folder))
-    if above.is_dir() and os.access(above, os.W_OK | os.X_OK):
-        return
-    got = "no right to write" if above.is_dir() else "no folder"
-    raise OSError(f"{path}: expected a file that can be written, got {got} at {above}: choose another place.")
+    try:
+        if path.is_dir():
+            raise IsADirectoryError("a folder there")
+        with tempfile.TemporaryFile(dir=above):  # which knows more than permissions do
+            pass
+    except OSError as error:
+        got = f"{error.strerror or error} at {above}"
+        raise OSError(f"{path}: expected a file that can be written, got {got}: choose another place.") from None
 
 
 @contextmanager
@@ -23,7 +29,7 @@ def whole(path: Path) -> Iterator[IO[bytes]]:
     """A stream whose content gets its final name only when all of it was written."""
     require_writable(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    part = path.with_name(f".{zlib.crc32(os.fsencode(path.name)):08x}.{os.getpid()}.part")  # also of a long name
     try:
         with part.open("wb") as stream:
             yield stream

@@ -115,7 +115,7 @@ def likelihood(experiment: Experiment) -> Section:
     section.notes += _doubts(curve, variance / 2, found["effective_samples"][0], k)
     if "pareto_high" in found:
         section.add("pareto_high", f"images with Pareto k above {TOO_HEAVY}", found["pareto_high"], "%", "lower")
-        section.notes += _tails(found["pareto_high"][0], k)
+        section.notes += _tails(found["pareto_high"][0], k, experiment.test_refinement)
     return section
 
 
@@ -143,16 +143,17 @@ def _doubts(curve: list[float], bias: float, effective: float, k: int) -> list[s
     return [f"-log p(x) with {k} samples is {above}."]
 
 
-def _tails(share: float, k: int) -> list[str]:
+def _tails(share: float, k: int, refinement: int) -> list[str]:
     """Whether the weights have tails in which neither their mean nor its error settles."""
     if share <= HEAVY_SHARE:
         return []
+    better = "" if refinement else f"improve each image's posterior first (--model.test_refinement {STEPS}), "
     return [
         f"Take -log p(x) for an upper bound, and do not trust the error from its samples: for {share:.0f} % of the "
-        f"images the weights' tail is too heavy (Pareto k above {TOO_HEAVY}), as where the posterior is too narrow, "
-        "and the value may lie further below than that error says. Improve each image's posterior first "
-        f"(--model.test_refinement {STEPS}), hold it against annealed importance sampling, train a wider posterior "
-        f"(configs/objective/iwae.yaml), or, which helps slowly, raise --model.test_samples (to {10 * k})."
+        f"images the weights' tail is too heavy (Pareto k above {TOO_HEAVY}), as where the samples' density is too "
+        f"narrow, and the value may lie further below than that error says. To know more, {better}hold it against "
+        "annealed importance sampling (--model.test_studies), train a wider posterior (configs/objective/iwae.yaml), "
+        f"or, which helps slowly, raise --model.test_samples (to {10 * k})."
     ]
 
 

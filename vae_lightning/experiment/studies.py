@@ -78,7 +78,8 @@ def information(subject: Subject) -> Section:
     try:
         parts = [kl_per_latent(model.trace(subject.batch(x)).sites[0]).flatten(1).sum(0) for x in chunks()]
     except (ValueError, NotImplementedError):
-        return section  # no rate of each latent: nothing to tell them apart by
+        section.notes.append("No rate of each latent, by which to tell collapsed ones: the prior does not factorise.")
+        return section
     section.notes.append(diagnose(sum(parts).cpu() / len(subject.test), active, matched[0], shuffled[0]))  # type: ignore[union-attr]
     return section
 

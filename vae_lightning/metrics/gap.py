@@ -63,9 +63,9 @@ def inference_gap(
             images = slice(i, i + at_once)
             bounds, sums = Bounds(model, rows(given, images)), []
             qs = [bounds.q, (best.mean[images], best.scale[images])]
-            for noise in (
-                torch.randn(num_samples, *bounds.q[0].shape).to(bounds.q[0]).split(max(1, at_once // len(image)))
-            ):
+            count = max(1, at_once // len(bounds.q[0]))
+            for done in range(0, num_samples, count):
+                noise = torch.randn(min(count, num_samples - done), *bounds.q[0].shape).to(bounds.q[0])
                 sums.append(torch.stack([bounds.log_weight(q, noise).sum(0) for q in qs]))
             found.append(torch.stack(sums).sum(0) / num_samples)
     elbo, at_end = torch.cat(found, 1)

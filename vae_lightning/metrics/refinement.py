@@ -20,6 +20,12 @@ WIDENING = 1.15
 while importance weights want a proposal with the wider tails."""
 
 
+SEED = 0x2D358DCCAA6C78A5
+"""Of the search, one that nobody else takes: samples that seek and samples that weigh must not be the same."""
+CHECKED_SAMPLES = 20
+"""By which what the search found is held against where it began."""
+
+
 class Gaussians(NamedTuple):
     """q(z) of each of B images for the latent called `site`: mean and scale, (B, d) each."""
 
@@ -55,7 +61,11 @@ class Bounds:
         self.site, self.model, self.given = single_site(model, given), model, given
         q: Distribution = self.site.q
         if not (isinstance(q, Independent) and isinstance(q.base_dist, Normal) and q.reinterpreted_batch_ndims == 1):
-            raise ValueError(f"expected a posterior Independent(Normal, 1), got {q}: choose GaussianPosterior.")
+            got = q.base_dist if isinstance(q, Independent) else q
+            raise ValueError(
+                f"each image's own posterior (test_refinement) is sought among diagonal Gaussians, got an encoder's of "
+                f"{type(got).__name__}: set --model.test_refinement 0, or choose GaussianPosterior."
+            )
         self.q: tuple[Tensor, Tensor] = (q.base_dist.loc, q.base_dist.scale)
 
     def log_weight(self, q: tuple[Tensor, Tensor], noise: Tensor) -> Tensor:
@@ -83,11 +93,12 @@ def refined(
     steps: int = STEPS,
     lr: float = LR,
     step_samples: int = STEP_SAMPLES,
-    seed: int = 0,
+    seed: int = SEED,
 ) -> Gaussians:
     """The Gaussian of each image with the best ELBO, sought from the encoder's by Adam on means and log scales, at a
     rate that falls to 0, by the gradient of Roeder et al. (2017), without noise where q is p(z|x). The encoder's own
-    for an image whose search diverged. Also in torch.inference_mode.
+    for an image whose search found no better one, as where it is as narrow as the steps are long. Also in
+    torch.inference_mode.
 
     An importance-sampled p(x) has no bias whatever its proposal, as long as the samples that weigh are not those that
     sought: these come from a generator of their own.
@@ -104,7 +115,7 @@ def refined(
         ValueError: a count below 1, another posterior, or several.
     """
     if min(steps, step_samples) < 1:
-        raise ValueError(f"steps, step_samples: expected at least 1 of each, got {(steps, step_samples)}.")
+        raise ValueError(f"refinement: expected at least 1 of steps and step_samples, got {(steps, step_samples)}.")
     image, found = given["image"], []
     at_once = max(1, tile_size(model, given) // 4 // step_samples)
     with (
@@ -117,6 +128,11 @@ def refined(
         for i in range(0, len(image), at_once):
             bounds = Bounds(model, rows(normal, slice(i, i + at_once)))
             best = bounds.search(steps, lr, step_samples)
-            sound = torch.stack([b.isfinite().all(-1) for b in best]).all(0)[:, None]
-            found.append([torch.where(sound, b, q) for b, q in zip(best, bounds.q, strict=True)])
+            noise = torch.randn(CHECKED_SAMPLES, *best[0].shape).to(best[0])
+            first, last = (
+                torch.stack([bounds.log_weight(q, part).sum(0) for part in noise.split(step_samples)]).sum(0)
+                for q in (bounds.q, best)
+            )
+            better = (last > first)[:, None]  # not where it is nan
+            found.append([torch.where(better, b, q) for b, q in zip(best, bounds.q, strict=True)])
         return Gaussians(bounds.site.name, *(torch.cat(parts) for parts in zip(*found, strict=True)))
