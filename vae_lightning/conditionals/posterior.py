@@ -5,21 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, Normal
 
 from vae_lightning.conditionals.likelihood import ImageHead
 from vae_lightning.core import Conditional, Shape
 from vae_lightning.distributions import Delta
-from vae_lightning.nets import MLP, NetFactory, at_least_float32, map_depth
-
-LOG_SCALE_BOUND = 7.0
-
-
-def bounded_log_scale(raw: Tensor) -> Tensor:
-    """Log standard deviations smoothly kept within +-7 (about 0.001 to 1000), so that no batch makes them infinite."""
-    return LOG_SCALE_BOUND * torch.tanh(raw / LOG_SCALE_BOUND)
+from vae_lightning.nets import MLP, NetFactory, at_least_float32, bounded_log_scale, map_depth
 
 
 def latent_head(features: Shape, size: int) -> nn.Module:

@@ -1,6 +1,6 @@
 """Tensor -> Tensor. No probability here, and any image size and channel count."""
 
-from vae_lightning.nets.base import Net, NetFactory, Shape, at_least_float32
+from vae_lightning.nets.base import Net, NetFactory, Shape, at_least_float32, bounded_log_scale
 from vae_lightning.nets.conv import ConvDecoder, ConvEncoder, map_depth
 from vae_lightning.nets.corruption import GaussianNoise, Masking, SaltAndPepper
 from vae_lightning.nets.mlp import MLP
@@ -16,5 +16,6 @@ __all__ = [
     "SaltAndPepper",
     "Shape",
     "at_least_float32",
+    "bounded_log_scale",
     "map_depth",
 ]

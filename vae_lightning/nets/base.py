@@ -10,12 +10,18 @@ import torch
 from torch import Tensor, nn
 
 Shape = tuple[int, ...]
+LOG_SCALE_BOUND = 7.0
 
 
 def at_least_float32(x: Tensor) -> Tensor:
     """What a density is made of: under bf16-mixed or 16-mixed precision the nets' outputs are carried back to float32,
     since a sum over an image in eight bits of mantissa is off by whole nats."""
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
+def bounded_log_scale(raw: Tensor) -> Tensor:
+    """Log standard deviations smoothly kept within +-7 (about 0.001 to 1000), so that no batch makes them infinite."""
+    return LOG_SCALE_BOUND * torch.tanh(raw / LOG_SCALE_BOUND)
 
 
 class Net(nn.Module, ABC):

@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.distributions import Categorical, Distribution, Independent, MixtureSameFamily, Normal
 
 from vae_lightning.core import Conditional, Prior, Shape
+from vae_lightning.nets import bounded_log_scale
 
 SPREAD = 0.5
 """Standard deviation of the components' means at the start; each is so wide that together they are near N(0, I)."""
-LOG_SCALE_BOUND = 7.0
 
 
 class GaussianMixture(Prior):
@@ -36,10 +36,7 @@ class GaussianMixture(Prior):
         self.log_scale = nn.Parameter(torch.full(shape, math.log(scale)))
 
     def forward(self, encoder: Conditional) -> Distribution:
-        normal = Normal(self.mean, self._scale(), validate_args=False)
+        normal = Normal(self.mean, bounded_log_scale(self.log_scale).exp(), validate_args=False)
         component = Independent(normal, self.mean.dim() - 1, validate_args=False)
         weight = Categorical(logits=self.logits, validate_args=False)
         return MixtureSameFamily(weight, component, validate_args=False)
-
-    def _scale(self) -> Tensor:
-        return self.log_scale.clamp(-LOG_SCALE_BOUND, LOG_SCALE_BOUND).exp()
