@@ -14,6 +14,7 @@ from torch.distributions import Distribution, Independent, Normal
 
 from vae_lightning.core import Conditional, FromPrior
 from vae_lightning.models import VAE
+from vae_lightning.nets import bounded_log_scale
 from vae_lightning.objectives import ELBO
 from vae_lightning.priors import GaussianMixture
 
@@ -32,7 +33,7 @@ def test_density_is_scikit_learns() -> None:
     prior = scattered(4, 3)
     oracle = Oracle(4, covariance_type="diag")
     oracle.weights_ = prior.logits.detach().softmax(0).numpy()
-    oracle.means_, scale = prior.mean.detach().numpy(), prior.log_scale.detach().exp().numpy()
+    oracle.means_, scale = prior.mean.detach().numpy(), bounded_log_scale(prior.log_scale).detach().exp().numpy()
     oracle.covariances_, oracle.precisions_cholesky_ = scale**2, 1 / scale
     z = 3 * torch.randn(200, 3).double()
     np.testing.assert_allclose(prior(ENCODER).log_prob(z).detach().numpy(), oracle.score_samples(z.numpy()))
