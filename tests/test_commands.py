@@ -32,6 +32,7 @@ def test_two_processes_equal_one(cli: Callable, tmp_path: Path) -> None:
     assert cli("fit", "-c", DIGITS, *SHORT, "--trainer.max_epochs=1", *source).status == 0
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "vae_lightning", "test", "--ckpt_path=runs/digits/1", "--model.test_samples=50"]
+    command += ["--model.test_refinement=3"]
     results = []
     for devices in (1, 2):
         flags = ["--trainer.accelerator=cpu", f"--trainer.devices={devices}", "--trainer.strategy=ddp"]

@@ -12,7 +12,7 @@ import torch
 from sklearn.datasets import load_digits
 from sklearn.decomposition import PCA
 from torch import Tensor
-from torch.distributions import MultivariateNormal, Normal
+from torch.distributions import Independent, MultivariateNormal, Normal
 
 from vae_lightning.conditionals import (
     BernoulliLikelihood,
@@ -272,6 +272,13 @@ def test_draws() -> None:
     assert model(FromPrior(6), {}).batch_shape == (6,)
     with pytest.raises(ValueError, match="no posterior"):
         model.trace({})
+    own = Independent(Normal(torch.full((4, 3), 9.0), torch.full((4, 3), 1e-3)), 1)
+    (site,) = model.trace({"image": x}, 5, {"z": own}).sites
+    assert site.q is own
+    assert site.z.shape == (5, 4, 3)
+    assert (site.z - 9).abs().max() < 0.01
+    with pytest.raises(ValueError, match=r"names of this story's latents, \['z'\], got \['y'\]"):
+        model.trace({"image": x}, 5, {"y": own})
 
 
 # -- the linear-Gaussian model ----------------------------------------------------------------------------------------

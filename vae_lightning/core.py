@@ -167,9 +167,12 @@ class LatentModel(nn.Module, ABC):
     def trace(
         self, given: Batch, num_samples: int | None = None, instead: Mapping[str, Distribution] | None = None
     ) -> Trace:
-        """The story with its latents drawn from their posteriors given the images, or from those of `instead`."""
+        """The story with its latents drawn from their posteriors given the images, or from those of `instead`.
+        ValueError for a name in `instead` that no latent has."""
         draw = FromPosterior(num_samples, instead or {})
         px = self(draw, given)
+        if instead and not instead.keys() <= (names := {site.name for site in draw.sites}):
+            raise ValueError(f"instead: expected names of this story's latents, {sorted(names)}, got {list(instead)}.")
         return Trace(tuple(draw.sites), px)
 
     def sample(self, given: Batch, num_samples: int | None = None) -> Distribution:
