@@ -11,7 +11,8 @@ from torch import Tensor
 
 from vae_lightning.data import ImageData
 from vae_lightning.data.module import sha256
-from vae_lightning.experiment.module import EVALUATION_SEED, Experiment
+from vae_lightning.experiment.module import Experiment
+from vae_lightning.experiment.passes import EVALUATION_SEED
 from vae_lightning.experiment.pictures import grid, save_picture
 from vae_lightning.experiment.results import Results, Section
 from vae_lightning.experiment.studies import studies

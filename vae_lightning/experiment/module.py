@@ -7,7 +7,6 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.plugins.precision import MixedPrecision, Precision
 from lightning.pytorch.utilities import GradClipAlgorithmType, rank_zero_warn
@@ -16,18 +15,16 @@ from torch import Tensor, nn
 import vae_lightning
 from vae_lightning.core import Batch, LatentModel, Loss, Objective, Shape
 from vae_lightning.data import ImageData
+from vae_lightning.experiment.passes import EvaluationPasses
 from vae_lightning.experiment.process import require_compiler
 from vae_lightning.experiment.resume import follow_moved_run, resettle, restore_noise, state_of_noise
-from vae_lightning.metrics import Evaluation
 
 RECORD = "vae_lightning"
 """The checkpoint's key for what rebuilds the model without arguments, in plain data."""
 INIT_IMAGES = 10_000
-EVALUATION_SEED = 1
-"""Of the noise of every pass over validation or test images."""
 
 
-class Experiment(LightningModule):
+class Experiment(EvaluationPasses):
     """Trains `latent_model` on `objective`; validates and tests on the plain bound, whatever training weighs.
 
     Args:
@@ -63,12 +60,9 @@ class Experiment(LightningModule):
         image_shape: list[int] | None = None,
         levels: int | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(test_samples, test_refinement, test_studies, test_corruption)
         if image_shape is None or levels is None:
             raise ValueError("Experiment: expected image_shape and levels, got none: take them from the data.")
-        for name, count in (("test_samples", test_samples), ("test_refinement", test_refinement)):
-            if count < 0:
-                raise ValueError(f"model.{name}: expected at least 0, got {count}.")
         self.image_shape, self.levels = tuple(image_shape), levels
         self.latent_model = latent_model(self.image_shape, levels)
         if channels_last:
@@ -79,14 +73,8 @@ class Experiment(LightningModule):
             self.loss = torch.compile(objective.forward)
         self.compile_steps = compile
         self.optimizer, self.lr_scheduler = optimizer, lr_scheduler
-        self.test_samples, self.test_refinement = test_samples, test_refinement
-        self.test_studies, self.test_corruption = test_studies, test_corruption
         self.config: dict[str, Any] | None = None
         """What the command line was given: saved in checkpoints, so that they rebuild the model."""
-        self.evaluation: Evaluation
-        """The pass over validation or test images that is going on."""
-        self.results: dict[str, tuple[float, float]] = {}
-        """Of the last pass: name -> (mean, standard error over images)."""
         self.is_warm = False
         """Whether the weights come from another run, and are not to be set from the data."""
         self._seed = 0
@@ -197,59 +185,6 @@ class Experiment(LightningModule):
             self.__dict__[name] = value
         else:
             super().__setattr__(name, value)
-
-    # -- evaluation ----------------------------------------------------------------------------------------------------
-
-    def on_validation_epoch_start(self) -> None:
-        self._start_evaluation(keep=False)
-
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        self.evaluation.bound(batch)
-
-    def on_validation_epoch_end(self) -> None:
-        self._finish_evaluation("val")
-
-    def on_test_epoch_start(self) -> None:
-        self._start_evaluation(keep=True)
-
-    def test_step(self, batch: Batch, batch_idx: int) -> None:
-        trace = self.evaluation.bound(batch)
-        self.evaluation.reconstruction(batch, trace)
-        if self.test_samples:
-            self.evaluation.likelihood(batch, trace, self.test_samples, self.test_refinement)
-        if self.test_corruption is not None:
-            self.evaluation.denoising(batch, self.test_corruption)
-
-    def on_test_epoch_end(self) -> None:
-        self._finish_evaluation("test")
-
-    def _start_evaluation(self, keep: bool) -> None:
-        # The same noise at every pass, other noise in every process, and none of it taken from training's.
-        devices = [self.device] if self.device.type == "cuda" else []
-        self._rng = torch.random.fork_rng(devices)
-        self._rng.__enter__()
-        torch.manual_seed(EVALUATION_SEED + self.global_rank)
-        self.evaluation = Evaluation(self.latent_model, self.levels, self.device, keep)
-
-    def _finish_evaluation(self, prefix: str) -> None:
-        self.results = self.evaluation.results()
-        shown = "elbo" if "elbo" in self.results else "distortion"
-        for name, (mean, _) in self.results.items():
-            self.log(f"{prefix}/{name}", mean, prog_bar=name == shown, rank_zero_only=True)
-        self._rng.__exit__(None, None, None)
-
-    def on_predict_start(self) -> None:
-        torch.manual_seed(1)
-
-    def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
-        """Scores of each image, nats, (B,): the less probable an image, the lower its ELBO, and where images are
-        discrete the more bits a code spends on it. An autoencoder, which has no rate, gives its distortion."""
-        trace = self.latent_model.trace(batch)
-        rate, distortion = trace.kl(), -trace.log_likelihood(batch["image"])
-        if trace.is_point_mass:
-            return {"distortion": distortion}
-        scores = {"elbo": -(rate + distortion), "rate": rate, "distortion": distortion}
-        return {**scores, "bits": (rate + distortion) / math.log(2)} if trace.is_discrete else scores
 
     # -- checkpoints ---------------------------------------------------------------------------------------------------
 
