@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 import zlib
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,6 +20,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
+from vae_lightning.data import Images
+from vae_lightning.experiment.odd import fit_in
 from vae_lightning.metrics import representation
 from vae_lightning.metrics.anomaly import auroc, complexity, likelihood_ratio
 from vae_lightning.metrics.representation import k_nearest, knn_accuracy, label_efficiency, linear_probe
@@ -212,3 +215,19 @@ def test_likelihood_ratio_undoes_what_simple_images_gain() -> None:
     score = likelihood_ratio(log_prob, complexity(images, 16))
     torch.testing.assert_close(score, 1024 - complexity(images, 16))
     assert score[0] > score[1]
+
+
+def test_odd_images_come_as_a_models_own() -> None:
+    """As Pillow converts: colours by their luma, grey as equal channels; sizes and levels are the model's."""
+    colours = torch.randint(0, 256, (5, 3, 8, 8), dtype=torch.uint8)
+    pictures = [Image.fromarray(image.permute(1, 2, 0).numpy()) for image in colours]
+    luma = torch.stack([torch.from_numpy(np.array(picture.convert("L"))) for picture in pictures])[:, None]
+    grey_model = SimpleNamespace(image_shape=(1, 8, 8), levels=256, split_seed=0)
+    assert (fit_in(Images(colours), 256, grey_model) - luma).abs().max() <= 1
+    colour_model = SimpleNamespace(image_shape=(3, 8, 8), levels=256, split_seed=0)
+    torch.testing.assert_close(fit_in(Images(luma), 256, colour_model), luma.float().expand(-1, 3, -1, -1))
+    small = SimpleNamespace(image_shape=(3, 4, 2), levels=16, split_seed=0)
+    assert fit_in(Images(colours), 256, small).shape == (5, 3, 4, 2)
+    assert fit_in(Images(colours), 256, small).max() <= 15
+    binary = SimpleNamespace(image_shape=(1, 8, 8), levels=2, split_seed=0)
+    assert set(fit_in(Images(colours), 256, binary).unique().tolist()) == {0, 1}

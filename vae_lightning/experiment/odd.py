@@ -7,6 +7,7 @@ import math
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torchvision.transforms.functional import rgb_to_grayscale
 
 from vae_lightning.core import Batch, LatentModel
 from vae_lightning.data import ImageData, Images
@@ -26,14 +27,19 @@ LABELS = {
 
 def fit_in(images: Images, levels: int, data: ImageData) -> Tensor:
     """Images of another set (N, C, H, W) brought to the shape and levels of a model's own, as its own would be:
-    bilinearly to the size, rounded to the levels, binarised by a fixed seed where the data are.
+    grey in three equal channels or colours by their luma, bilinearly to the size, rounded to the levels, binarised by a
+    fixed seed where the data are.
 
     Raises:
-        ValueError: another number of channels.
+        ValueError: a number of channels that is not the model's, and not 1 and 3.
     """
     channels, height, width = data.image_shape
     unit = torch.cat([part.float() for part in images.chunks()]) / (levels - 1)
-    if unit.shape[1] != channels:
+    if (unit.shape[1], channels) == (1, 3):
+        unit = unit.expand(-1, 3, -1, -1)
+    elif (unit.shape[1], channels) == (3, 1):
+        unit = rgb_to_grayscale(unit)
+    elif unit.shape[1] != channels:
         raise ValueError(
             f"--odd: expected images of {channels} channels, as the model's own, got {unit.shape[1]}: choose others."
         )
