@@ -137,14 +137,14 @@ def test_anomaly_tells_other_images_from_its_own(cli: Callable) -> None:
     command = ["anomaly", "--ckpt_path=runs/digits/1", f"--odd={GENERATED}", "--num_samples=5", "--num_images=100"]
     done = cli(*command, "--odd.shape=[1,20,14]", "--odd.levels=256", "--odd.count=90")
     assert done.status == 0, done.err
-    found = json.loads(Path("runs/digits/1/anomaly.json").read_text())
+    found = json.loads(Path("runs/digits/1/anomaly-Generated.json").read_text())
     assert found["images"] == [100, 30]
     for name in ("elbo", "log_prob", "rate", "distortion", "complexity", "ratio"):
         assert 0 <= found[f"auroc_{name}"]["mean"] <= 100
     assert found["auroc_distortion"]["mean"] > 95  # soft blobs are no digits
     own = cli("anomaly", "--ckpt_path=runs/digits/1", "--odd=Digits", "--num_samples=2")
     assert own.status == 0
-    same_images = json.loads(Path("runs/digits/1/anomaly.json").read_text())
+    same_images = json.loads(Path("runs/digits/1/anomaly-Digits.json").read_text())
     assert same_images["auroc_complexity"]["mean"] == pytest.approx(50)
     assert same_images["auroc_elbo"]["mean"] == pytest.approx(50, abs=2)
     refused = cli(*command, "--odd.shape=[2,8,8]")

@@ -142,7 +142,7 @@ class CommandTrainer(Trainer):
         num_images: int = 2000,
     ) -> None:
         """Tells how well the model's scores tell another data set's test images from its own: areas under the ROC
-        curve, also written to anomaly.json in the run's folder.
+        curve, also written to anomaly-<odd>.json in the run's folder.
 
         Args:
             ckpt_path: checkpoint file or run folder.
@@ -167,7 +167,7 @@ class CommandTrainer(Trainer):
             section = tell_apart(trained.latent_model, normal, other, model.levels, num_samples, trained.device)
         results = Results(str(folder_of(Path(ckpt_path))), len(normal), {"odd": type(odd).__name__}, [section])
         rows = {row.name: {"mean": row.mean, "error": row.error} for row in section.rows}
-        file = folder_of(Path(ckpt_path)) / "anomaly.json"
+        file = folder_of(Path(ckpt_path)) / f"anomaly-{type(odd).__name__}.json"
         write_atomically(file, json.dumps({"odd": type(odd).__name__, "images": [len(normal), len(other)], **rows}))
         print(f"{results.table()}\nkept: {file}")
 
