@@ -38,7 +38,7 @@ blur: $(STAMP) ## Train the digits with five likelihoods and two priors and comp
 	done
 	$(RUN) compare $(addprefix runs/blur/,$(BLUR))
 
-codec: $(STAMP) ## Compress the test images of every trained experiment, or of RUNS="runs/a runs/b", beside generic coders
+codec: $(STAMP) ## Compress the test images of the digits and what is trained of docs/compression.md, or of RUNS="runs/a runs/b"
 	@test -d runs/digits || $(RUN) fit --config configs/experiment/digits.yaml
 	$(BIN)/python -m benchmarks.coder
 	$(BIN)/python -m benchmarks.codec $(RUNS)

@@ -20,6 +20,7 @@ import yaml
 
 from tests.conftest import GENERATED, REPOSITORY
 from tests.test_experiment import DIGITS, SHORT, history, same, weights
+from vae_lightning import load_model
 from vae_lightning.experiment.results import Results
 from vae_lightning.metrics import MeanWithError, gaussian_rate_distortion, independent_pixels_nll, pca_squared_error
 
@@ -132,6 +133,25 @@ def test_nothing_loads_that_a_command_does_not_use(cli: Callable, tmp_path: Path
         assert not absent & set(done.stdout.splitlines()), command
 
 
+def test_a_story_of_several_latents_is_measured(cli: Callable) -> None:
+    """One that a user wrote, whose latents have names of their own."""
+    parts = (f"-c={REPOSITORY}/configs/{part}.yaml" for part in ("base", "data/digits", "objective/elbo"))
+    story = [*parts, "--model.latent_model=tests.stories.TwoLatents"]
+    assert cli("fit", *story, *SHORT, "--trainer.max_epochs=3").status == 0
+    done = cli("test", "--ckpt_path=runs/default", "--model.test_samples=20")
+    assert done.status == 0, done.err
+    rows = Results.read(Path("runs/default/1")).rows
+    there = {"nll", "shuffled_distortion", "sample_edge_width", "frechet", "copying", "probe_codes", "ppca_nll"}
+    assert there < set(rows)
+    assert rows["shuffled_distortion"].mean > rows["distortion"].mean
+    assert "mutual_information" not in rows
+    assert "are a single latent's, and are left out" in done.out
+    model = load_model("runs/default/1")
+    far = [model.decode(torch.full((1, 3), side * 50.0)).mean for side in (-1, 1)]
+    assert (far[0] - far[1]).abs().mean() > 1  # z is the deepest latent
+    assert far[0].shape == (1, 1, 8, 8)
+
+
 def test_anomaly_tells_other_images_from_its_own(cli: Callable) -> None:
     assert cli("fit", "-c", DIGITS, *SHORT, "--trainer.max_epochs=10").status == 0
     command = ["anomaly", "--ckpt_path=runs/digits/1", f"--odd={GENERATED}", "--num_samples=5", "--num_images=100"]
@@ -185,6 +205,9 @@ def test_a_rate_distortion_sweep_goes_on_where_it_stopped(cli: Callable) -> None
     Path("runs/rd/beta_4/results.json").unlink()
     assert cli(*flags).status == 0
     assert trained.is_file()
+    other = cli(*flags, "--model.latent_model.latent_size=3")
+    assert other.status == 1
+    assert "trained with (sweep.yaml: latent_size: 10), got latent_size: 3: choose another --output" in other.error
     refused = cli("sweep-rd", "-c", DIGITS, "--betas", "0")
     assert refused.status == 1
     assert "expected weights above 0" in refused.error

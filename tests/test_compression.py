@@ -12,9 +12,10 @@ import pytest
 import scipy.stats
 import torch
 from sklearn.datasets import load_digits
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributions import Categorical, Distribution, Independent, Laplace, MixtureSameFamily, Normal
 
+from tests.stories import TwoLatents
 from vae_lightning.compression import (
     Codec,
     Coded,
@@ -43,7 +44,7 @@ from vae_lightning.conditionals import (
     LinkedLogisticLikelihood,
     PointMass,
 )
-from vae_lightning.core import Batch, Draw, LatentModel
+from vae_lightning.core import LatentModel
 from vae_lightning.distributions import BinaryImage, CategoricalLevels, DiscretizedLogistic, LinkedChannels
 from vae_lightning.models import VAE
 from vae_lightning.nets import MLP, ConvDecoder, ConvEncoder
@@ -376,30 +377,9 @@ def test_words_that_were_changed_do_not_decode(trained: VAE, digits: Tensor) -> 
         decode(VAE((1, 8, 8), 17, likelihood=DiscretizedLogisticLikelihood, latent_size=6), coded, (1, 8, 8))
 
 
-class TwoLatents(LatentModel):
-    """z2 ~ N(0, I), z1 ~ N(f(z2), s^2), x ~ p(x|z1), with q(z2|x) q(z1|x, z2)."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.q2, self.q1 = nn.Linear(64, 3), nn.Linear(67, 4)
-        self.p1, self.px = nn.Linear(3, 4), DiscretizedLogisticLikelihood((4,), (1, 8, 8), 17)
-
-    def forward(self, draw: Draw, given: Batch) -> Distribution:
-        x = given["image"].flatten(1) / 16 if "image" in given else None
-        q2 = None if x is None else _normal(self.q2(x), 0.3)
-        z2 = draw("z2", p=_normal(torch.zeros(3), 1.0), q=q2)
-        q1 = None if x is None else _normal(self.q1(torch.cat([x, z2], -1)), 0.2)
-        z1 = draw("z1", p=_normal(self.p1(z2), 0.8), q=q1)
-        return self.px(z1)
-
-
-def _normal(loc: Tensor, scale: float) -> Distribution:
-    return Independent(Normal(loc, torch.full_like(loc, scale)), 1)
-
-
 def test_a_story_of_two_latents(digits: Tensor) -> None:
     torch.manual_seed(2)
-    model = TwoLatents().eval()
+    model = TwoLatents((1, 8, 8), 17).eval()
     require_codable(model, (1, 8, 8), 17)
     coded = encode(model, digits)
     assert torch.equal(decode(model, coded, (1, 8, 8)), digits)

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from vae_lightning.core import Batch, Given, LatentModel, PosteriorMean, Shape
+from vae_lightning.core import Batch, Given, LatentModel, PosteriorMean, Shape, Trace
+from vae_lightning.experiment.files import age
 from vae_lightning.experiment.module import RECORD, Experiment
-from vae_lightning.experiment.run import age
 from vae_lightning.metrics import log_prob
 from vae_lightning.metrics.refinement import refined
 
@@ -154,8 +154,9 @@ class TrainedModel(nn.Module):
 
     @torch.no_grad()
     def decode(self, z: Tensor) -> Distribution:
-        """p(x|z) for z (*S, d): batch_shape S, over integer images."""
-        return self.latent_model(Given({"z": z.to(self.device)}), {})
+        """p(x|z) for z (*S, d): batch_shape S, over integer images. Where a story has several latents, z is the first
+        of them, and the others are drawn from their priors."""
+        return self.latent_model(Given({self._first_latent: z.to(self.device)}), {})
 
     @torch.no_grad()
     def sample(self, num_samples: int) -> Distribution:
@@ -176,9 +177,16 @@ class TrainedModel(nn.Module):
     @cached_property
     def is_autoencoder(self) -> bool:
         """Whether the posterior is a point mass."""
-        with torch.no_grad():
-            blank: Batch = {"image": torch.zeros(1, *self.image_shape, device=self.device)}
-            return self.latent_model.trace(blank).is_point_mass
+        return self._blank_story().is_point_mass
+
+    @cached_property
+    def _first_latent(self) -> str:
+        return self._blank_story().sites[0].name
+
+    @torch.no_grad()
+    def _blank_story(self) -> Trace:
+        with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
+            return self.latent_model.trace({"image": torch.zeros(1, *self.image_shape, device=self.device)})
 
     @torch.no_grad()
     def reconstruct(self, x: Tensor) -> Distribution:

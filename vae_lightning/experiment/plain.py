@@ -6,6 +6,8 @@ import argparse
 import sys
 from pathlib import Path
 
+from vae_lightning.experiment.files import age
+
 
 def find_run(path: Path) -> Path:
     """The run that a path means: a run's folder, or an experiment's folder for its newest run.
@@ -19,7 +21,7 @@ def find_run(path: Path) -> Path:
     runs = [config.parent for config in path.glob("*/config.yaml")]
     if not runs:
         raise FileNotFoundError(f"{path}: expected the folder of a run or of an experiment, got none.")
-    return max(runs, key=lambda run: max(file.stat().st_mtime for file in run.iterdir()))
+    return max(runs, key=age)
 
 
 def compare(given: list[str]) -> None:

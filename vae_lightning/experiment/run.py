@@ -18,7 +18,7 @@ from lightning.pytorch.cli import SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger
 
 import vae_lightning
-from vae_lightning.experiment.files import write_atomically
+from vae_lightning.experiment.files import age, write_atomically
 from vae_lightning.experiment.loggers import summarise_by_best
 
 INHERITED = "VAE_LIGHTNING_RUN"
@@ -89,11 +89,6 @@ def newest_run(run: Run, everywhere: bool = False) -> Path:
     if not found:
         raise FileNotFoundError(f"--ckpt_path last: expected a run with checkpoints in {root / pattern}, got none.")
     return max(found, key=age)
-
-
-def age(run: Path) -> float:
-    """When a run last wrote a checkpoint: what makes one run newer than another. 0 where it never did."""
-    return max((file.stat().st_mtime for file in (run / "checkpoints").glob("*.ckpt")), default=0.0)
 
 
 def folder_of(checkpoint: Path) -> Path:

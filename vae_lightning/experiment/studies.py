@@ -43,8 +43,9 @@ def studies(subject: Subject) -> list[Section]:
         probe = subject.model.trace(subject.batch(subject.data.splits["test"].take(torch.arange(1))))
         labelled = subject.data.splits["test"].label is not None
         codes: list[Callable[[Subject], Section]] = [representation] if labelled else []
-        latent = [information, checks, sharpness, *([samples] if labelled else []), in_inception, copies]
-        for study in [*([] if probe.is_point_mass or len(probe.sites) > 1 else latent), *codes, gaussian]:
+        alone = [information, checks] if len(probe.sites) == 1 else [several]
+        latent = [*alone, sharpness, *([samples] if labelled else []), in_inception, copies]
+        for study in [*([] if probe.is_point_mass else latent), *codes, gaussian]:
             with torch.random.fork_rng([device] if device.type == "cuda" else []):
                 torch.manual_seed(1)
                 sections.append(study(subject))
@@ -81,6 +82,18 @@ def information(subject: Subject) -> Section:
         section.notes.append("No rate of each latent, by which to tell collapsed ones: the prior does not factorise.")
         return section
     section.notes.append(diagnose(sum(parts).cpu() / len(subject.test), active, matched[0], shuffled[0]))  # type: ignore[union-attr]
+    return section
+
+
+def several(subject: Subject) -> Section:
+    """Of a story with more latents than one: whether the decoder uses them."""
+    section = Section("What the latents carry")
+    _, shuffled = shuffled_distortion(subject.model, (x.to(subject.device) for x in subject.test.chunks(500)))
+    section.add("shuffled_distortion", "distortion with another image's latents", shuffled, NATS)
+    section.notes.append(
+        "The parts of the rate, active units and the checks of log p(x) are a single latent's, and are left out; codes "
+        "are those of the story's first."
+    )
     return section
 
 

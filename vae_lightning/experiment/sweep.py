@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import shutil
 from collections.abc import Sequence
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,7 @@ def sweep(betas: Sequence[float], folder: Path, flags: list[str]) -> str:
     rd.png; returns the table.
 
     A run that has been tested is done, and one that was stopped goes on, so that the sweep can be stopped at any time.
+    Each minimises beta's ELBO, whatever objective the configuration names, and is tested as its last epoch left it.
 
     Args:
         betas: weights of the rate in the ELBO, above 0.
@@ -35,10 +38,12 @@ def sweep(betas: Sequence[float], folder: Path, flags: list[str]) -> str:
         flags: of `fit`: configuration files and settings.
 
     Raises:
-        ValueError: no beta or one that is not above 0; a run that failed, whose own error stands above.
+        ValueError: no beta or one that is not above 0; other flags than those that the folder's runs were trained with;
+            a run that failed, whose own error stands above.
     """
     if not betas or min(betas) <= 0:
         raise ValueError(f"--betas: expected weights above 0, got {list(betas)}.")
+    _require_same(folder / "sweep.yaml", flags)
     before: Path | None = None
     for beta in sorted(set(betas)):
         run = folder / f"beta_{beta:g}"
@@ -66,6 +71,25 @@ def _call(*arguments: str) -> None:
         raise ValueError(
             f"sweep-rd: `vae-lightning {' '.join(arguments)}` failed, as said above; mend it and run this again."
         )
+
+
+def _require_same(file: Path, flags: list[str]) -> None:
+    """Keeps what `fit` makes of the flags, or raises ValueError where something else was kept before."""
+    text = io.StringIO()
+    try:
+        with redirect_stdout(text):
+            _call("fit", *flags, "--print_config")
+    except SystemExit:  # having printed
+        pass
+    asked, kept = text.getvalue(), file.read_text() if file.is_file() else None
+    if kept not in (None, asked):
+        lines = itertools.zip_longest(kept.splitlines(), asked.splitlines(), fillvalue="nothing")
+        before, now = next((a.strip(), b.strip()) for a, b in lines if a != b)
+        raise ValueError(
+            f"{file.parent}: expected the settings that its runs were trained with ({file.name}: {before}), got {now}: "
+            "choose another --output, or remove this folder."
+        )
+    write_atomically(file, asked)
 
 
 def _train(run: Path, beta: float, before: Path | None, flags: list[str]) -> None:
