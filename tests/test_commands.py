@@ -18,7 +18,7 @@ import pytest
 import torch
 import yaml
 
-from tests.conftest import GENERATED, REPOSITORY
+from tests.conftest import GENERATED, REPOSITORY, generated_flags
 from tests.test_experiment import DIGITS, SHORT, history, same, weights
 from vae_lightning import load_model
 from vae_lightning.experiment.results import Results
@@ -167,6 +167,19 @@ def test_anomaly_tells_other_images_from_its_own(cli: Callable) -> None:
     same_images = json.loads(Path("runs/digits/1/anomaly-Digits.json").read_text())
     assert same_images["auroc_complexity"]["mean"] == pytest.approx(50)
     assert same_images["auroc_elbo"]["mean"] == pytest.approx(50, abs=2)
+    itself = cli(*command, "--odd.shape=[1,20,14]", "--odd.count=90", "--background=runs/digits/1", "--num_samples=2")
+    assert itself.status == 0, itself.err
+    less_itself = json.loads(Path("runs/digits/1/anomaly-Generated.json").read_text())["auroc_background"]
+    assert 20 < less_itself["mean"] < 80  # the noise of samples is left
+    small = ["--model.latent_model.latent_size=1", "--trainer.max_epochs=1"]
+    assert cli("fit", "-c", DIGITS, *SHORT, *small).status == 0
+    less_small = cli("anomaly", "--ckpt_path=runs/digits/1", "--odd=Digits", "--background=runs/digits/2")
+    assert less_small.status == 0
+    assert "-log p(x) less the background model's" in less_small.out
+    grey = cli("fit", "-c", DIGITS, *SHORT, *small, *generated_flags((1, 6, 6), 17))
+    assert grey.status == 0
+    unlike = cli("anomaly", "--ckpt_path=runs/digits/1", "--odd=Digits", "--background=runs/digits/3")
+    assert "expected a model of images of shape (1, 8, 8) with 17 levels, got one of (1, 6, 6) with 17" in unlike.error
     refused = cli(*command, "--odd.shape=[2,8,8]")
     assert refused.status == 1
     assert "expected images of 1 channels" in refused.error

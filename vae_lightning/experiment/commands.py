@@ -140,21 +140,25 @@ class CommandTrainer(Trainer):
         odd: ImageSource,
         num_samples: int = 100,
         num_images: int = 2000,
+        background: str | None = None,
     ) -> None:
         """Tells how well the model's scores tell another data set's test images from its own: areas under the ROC
         curve, also written to anomaly-<odd>.json in the run's folder.
 
         Args:
             ckpt_path: checkpoint file or run folder.
-            odd: the other data set; brought to the model's size, levels and binarisation.
+            odd: the other data set; brought to the model's size, channels, levels and binarisation.
             num_samples: importance samples an image of -log p(x).
             num_images: of each kind at most, the first of each test split.
+            background: checkpoint file or run folder of a model of images of the same kind, whose -log p(x) is
+                taken off the model's own: what is common to both kinds of images cancels.
         """
-        from vae_lightning.experiment.odd import fit_in, tell_apart
+        from vae_lightning.experiment.odd import fit_in, load_background, tell_apart
 
         require_some("num_samples", num_samples)
         require_some("num_images", num_images)
         trained = self._trained(model)
+        common = None if background is None else load_background(background, trained)
         self._read(model, datamodule)
         odd.find(datamodule.root)
         first = [
@@ -164,7 +168,7 @@ class CommandTrainer(Trainer):
         normal, other = first[0].image.float(), fit_in(first[1], odd.levels, datamodule)
         with torch.random.fork_rng([]):
             torch.manual_seed(1)
-            section = tell_apart(trained.latent_model, normal, other, model.levels, num_samples, trained.device)
+            section = tell_apart(trained.latent_model, normal, other, model.levels, num_samples, trained.device, common)
         results = Results(str(folder_of(Path(ckpt_path))), len(normal), {"odd": type(odd).__name__}, [section])
         rows = {row.name: {"mean": row.mean, "error": row.error} for row in section.rows}
         file = folder_of(Path(ckpt_path)) / f"anomaly-{type(odd).__name__}.json"

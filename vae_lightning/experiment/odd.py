@@ -11,6 +11,7 @@ from torchvision.transforms.functional import rgb_to_grayscale
 
 from vae_lightning.core import Batch, LatentModel
 from vae_lightning.data import ImageData, Images
+from vae_lightning.experiment.checkpoint import TrainedModel, load_model
 from vae_lightning.experiment.results import Section
 from vae_lightning.metrics import log_prob
 from vae_lightning.metrics.anomaly import auroc, complexity, likelihood_ratio
@@ -22,6 +23,7 @@ LABELS = {
     "distortion": "distortion",
     "complexity": "a generic coder alone",
     "ratio": "-log p(x) less a generic coder's bits",
+    "background": "-log p(x) less the background model's",
 }
 
 
@@ -50,9 +52,27 @@ def fit_in(images: Images, levels: int, data: ImageData) -> Tensor:
     return (unit * (data.levels - 1)).round()
 
 
+def load_background(path: str, own: TrainedModel) -> LatentModel:
+    """The model of a checkpoint or run, to set beside a model of images of the same kind. ValueError for another."""
+    found = load_model(path, str(own.device))
+    if (found.image_shape, found.levels) != (own.image_shape, own.levels):
+        raise ValueError(
+            f"--background: expected a model of images of shape {own.image_shape} with {own.levels} levels, got one of "
+            f"{found.image_shape} with {found.levels}: choose another."
+        )
+    if found.is_autoencoder or own.is_autoencoder:
+        raise ValueError("--background: expected two models with a likelihood, got an autoencoder: choose two VAEs.")
+    return found.latent_model
+
+
 @torch.no_grad()
 def scores(
-    model: LatentModel, images: Tensor, levels: int, num_samples: int, device: torch.device
+    model: LatentModel,
+    images: Tensor,
+    levels: int,
+    num_samples: int,
+    device: torch.device,
+    background: LatentModel | None = None,
 ) -> dict[str, Tensor]:
     """Name -> (N,), the higher the odder the image."""
     found: dict[str, list[Tensor]] = {}
@@ -65,6 +85,8 @@ def scores(
         if not trace.is_point_mass:
             rate = trace.kl()
             values |= {"elbo": rate + distortion, "rate": rate, "log_prob": -log_prob(model, batch, num_samples)}
+            if background is not None:
+                values["background"] = values["log_prob"] + log_prob(background, batch, num_samples)
         for name, value in values.items():
             found.setdefault(name, []).append(value.cpu())
     all_scores = {name: torch.cat(parts) for name, parts in found.items()}
@@ -75,7 +97,13 @@ def scores(
 
 
 def tell_apart(
-    model: LatentModel, normal: Tensor, odd: Tensor, levels: int, num_samples: int, device: torch.device
+    model: LatentModel,
+    normal: Tensor,
+    odd: Tensor,
+    levels: int,
+    num_samples: int,
+    device: torch.device,
+    background: LatentModel | None = None,
 ) -> Section:
     """The area under the ROC curve of each score: 50 % is a coin, 100 % tells all, and below 50 % the odd images look
     more normal than the model's own, as simple images do to a likelihood (Nalisnick et al. 2019).
@@ -87,9 +115,10 @@ def tell_apart(
         levels: how many.
         num_samples: importance samples of -log p(x).
         device: where the model is.
+        background: a model of what both kinds of images share, whose -log p(x) is taken off (Ren et al. 2019).
     """
     section = Section("Area under the ROC curve: odd images against the model's own")
-    ours, theirs = (scores(model, images, levels, num_samples, device) for images in (normal, odd))
+    ours, theirs = (scores(model, images, levels, num_samples, device, background) for images in (normal, odd))
     for name, label in LABELS.items():
         if name in ours:
             value, error = auroc(ours[name], theirs[name])
