@@ -16,9 +16,10 @@ from torchmetrics.image.kid import poly_mmd
 
 from tests.conftest import Generated
 from vae_lightning.conditionals import DiscretizedLogisticLikelihood
-from vae_lightning.data import ImageData
-from vae_lightning.experiment import appearance
+from vae_lightning.data import ImageData, Images
+from vae_lightning.experiment import appearance, studies
 from vae_lightning.experiment.appearance import copies, in_inception, sharpness
+from vae_lightning.experiment.pictures import grid, save_picture
 from vae_lightning.experiment.results import Section
 from vae_lightning.experiment.subject import Subject
 from vae_lightning.metrics import inception
@@ -48,6 +49,72 @@ def means(section: Section) -> dict[str, float]:
 def _no_grad() -> object:
     with torch.no_grad():
         yield
+
+
+# -- which images are looked at ----------------------------------------------------------------------------------------
+
+
+def test_some_images_are_of_every_class_where_classes_lie_in_order() -> None:
+    image, label = torch.arange(200, dtype=torch.uint8).view(200, 1, 1, 1), torch.arange(200) // 20
+    images = Images(image, label)
+    some = images.some(30)
+    assert len(some) == 30
+    assert some.label is not None
+    assert some.label.bincount().tolist() == [3] * 10
+    mapped = Images(image, label, torch.arange(100)).some(7)
+    assert mapped.image.flatten().tolist() == [100 * i // 7 for i in range(7)]
+    assert torch.equal(images.some(500).image, image)
+    assert len(images[torch.arange(0)].some(5)) == 0
+    large = Images(torch.zeros(9, 3, 1024, 1024, dtype=torch.uint8))
+    assert [len(chunk) for chunk in large.chunks()] == [5, 4]
+
+
+def test_shuffled_latents_are_of_other_classes(tmp_path: Path) -> None:
+    """Two classes, black and white, one after the other, told by one latent: in their own order a shuffled image's
+    latents would be those of its like."""
+    subject = made(tmp_path)
+    count = len(subject.test)
+    stored = torch.full((count, 1, 8, 8), 255, dtype=torch.uint8)
+    stored[: count // 2] = 0
+    subject.data.splits["test"] = Images(stored)
+    black = [(part == 0).all((1, 2, 3)) for part in subject.mixed()]
+    assert 0.3 < torch.cat(black)[: count // 2].float().mean() < 0.7
+    assert torch.cat(black).sum() == count // 2
+
+
+def test_a_study_that_fails_is_left_out_with_its_reason(subject: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(_: Subject) -> Section:
+        raise ValueError("expected two of them, got one.")
+
+    monkeypatch.setattr(studies, "checks", fails)
+    monkeypatch.setattr(studies, "samples", fails)
+    found = studies.studies(subject)
+    left_out = [section for section in found if not section.rows]
+    assert [section.title for section in left_out] == ["Left out: fails", "Left out: fails"]
+    assert left_out[0].notes == ["expected two of them, got one."]
+    assert {"mutual_information", "copying", "probe_codes"} < {row.name for section in found for row in section.rows}
+
+
+@pytest.mark.parametrize("classes", [1, 101])
+def test_any_number_of_classes_is_probed_or_left_out(classes: int, tmp_path: Path) -> None:
+    subject = made(tmp_path, count=660)
+    for split in ("train", "test"):
+        images = subject.data.splits[split]
+        subject.data.splits[split] = Images(images.image, torch.arange(len(images)) % classes)
+    rows = {row.name for row in studies.representation(subject).rows}
+    assert rows == set() if classes == 1 else {"probe_codes", "knn_pixels"} < rows
+    assert "probe_100_codes" not in rows
+
+
+def test_images_with_an_alpha_channel_are_shown(tmp_path: Path) -> None:
+    for channels, mode in ((1, "RGB"), (2, "LA"), (3, "RGB"), (4, "RGBA"), (5, "RGB")):
+        image = torch.randint(0, 256, (1, channels, 60, 70)).float()
+        save_picture(grid(image, 1, 256), tmp_path / "a.png")
+        with Image.open(tmp_path / "a.png") as picture:
+            assert picture.mode == mode
+            shown = torch.from_numpy(np.array(picture)).permute(2, 0, 1)
+        inner = shown[:channels, :60, :70] if shown.shape[1:] == (60, 70) else shown[:channels, 2:62, 2:72]
+        assert torch.equal(inner.float(), image[0, : len(shown)])
 
 
 # -- the aggregate posterior ------------------------------------------------------------------------------------------
@@ -87,11 +154,11 @@ def test_sharpness_keeps_what_pairs(subject: Subject, monkeypatch: pytest.Monkey
     monkeypatch.setattr(appearance, "LOOKED_AT", 50)  # of 80 test images
     found = means(sharpness(subject))
     assert {f"{kind}_edge_width" for kind in ("original", "reconstruction", "sample", "aggregate_sample")} < set(found)
-    test = subject.test.take(torch.arange(50))
-    expected = 100 * high_frequency_energy(test / 255)
+    rows = subject.test_rows(50)
+    expected = 100 * high_frequency_energy(subject.test.take(rows) / 255)
     kept = subject.per_image["original_high_frequency"]
-    torch.testing.assert_close(kept[:50].double(), expected, rtol=1e-5, atol=1e-6)
-    assert kept[50:].isnan().all()
+    torch.testing.assert_close(kept[rows].double(), expected, rtol=1e-5, atol=1e-6)
+    assert kept.isnan().sum() == 30
     assert len(kept) == 80
     assert found["original_high_frequency"] == pytest.approx(expected.mean().item(), rel=1e-5)
     assert set(subject.per_image) == {

@@ -21,6 +21,9 @@ import yaml
 from tests.conftest import GENERATED, REPOSITORY, generated_flags
 from tests.test_experiment import DIGITS, SHORT, history, same, weights
 from vae_lightning import load_model
+from vae_lightning.data import ImageFolder
+from vae_lightning.experiment import sweep
+from vae_lightning.experiment.process import with_float64
 from vae_lightning.experiment.results import Results
 from vae_lightning.metrics import MeanWithError, gaussian_rate_distortion, independent_pixels_nll, pca_squared_error
 
@@ -47,13 +50,14 @@ def test_two_processes_equal_one(cli: Callable, tmp_path: Path) -> None:
     assert one.rows["squared_error"].error == pytest.approx(two.rows["squared_error"].error, rel=1e-4)
     assert list(one.rows) == list(two.rows)
     assert set(one.per_image) == set(two.per_image) > {"nll", "gap", "pareto_k", "original_edge_width"}
-    for name in ("squared_error", "psnr", "original_edge_width", "reconstruction_high_frequency"):  # no noise in them
+    exact = ("squared_error", "psnr", "original_edge_width", "reconstruction_high_frequency", "pca_squared_error")
+    for name in (*exact, "independent_nll", "independent_bits_per_dim"):  # no noise in them
         np.testing.assert_allclose(one.per_image[name], two.per_image[name], rtol=1e-4)
     for name, values in one.per_image.items():
         assert values.shape == two.per_image[name].shape == (111,)
         if name in two.rows and np.isfinite(values).all():
             assert two.per_image[name].mean() == pytest.approx(two.rows[name].mean, rel=1e-4)
-    for name in ("elbo", "nll"):  # other noise, the same images
+    for name in ("elbo", "nll", "bits"):  # other noise, the same images
         apart = one.per_image[name].astype(float) - two.per_image[name]
         assert 0 < abs(apart.mean()) < 4 * apart.std() / 111**0.5
     for name in ("mutual_information", "annealed_nll", "probe_codes", "ppca_nll"):  # studies have noise of their own
@@ -152,6 +156,55 @@ def test_a_story_of_several_latents_is_measured(cli: Callable) -> None:
     assert far[0].shape == (1, 1, 8, 8)
 
 
+@pytest.mark.parametrize(
+    ("asked", "at", "goes_on"),
+    [
+        ({"max_epochs": 4, "max_steps": -1}, (2, 20), True),
+        ({"max_epochs": 4, "max_steps": -1}, (4, 40), False),
+        ({"max_epochs": -1, "max_steps": 50}, (4, 40), True),
+        ({"max_epochs": None, "max_steps": 40}, (4, 40), False),
+        ({"max_epochs": 9, "max_steps": 40}, (4, 40), False),
+    ],
+)
+def test_a_sweep_goes_on_with_what_was_stopped(
+    asked: dict[str, int], at: tuple[int, int], goes_on: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    last = tmp_path / "beta_1" / "checkpoints" / "last.ckpt"
+    last.parent.mkdir(parents=True)
+    last.touch()
+    loop = {"epoch_loop.batch_progress": {"is_last_batch": True}}
+    content = {"epoch": at[0] - 1, "global_step": at[1], "loops": {"fit_loop": loop}}
+    content["vae_lightning"] = {"config": {"trainer": asked}}
+    called: list[str] = []
+    monkeypatch.setattr(sweep, "read_checkpoint", lambda path: content)
+    monkeypatch.setattr(sweep, "_call", lambda *arguments: called.append(arguments[0]))
+    sweep._train(tmp_path / "beta_1", 1.0, None, [])
+    assert called == ["fit"] * goes_on
+
+
+def test_apples_gpu_is_not_chosen_and_refused_where_asked_for(cli: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has no float64."""
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    assert with_float64("auto") == "cpu"
+    assert with_float64("cuda") == "cuda"
+    for name in ("mps", "gpu"):
+        refused = cli("fit", "-c", DIGITS, *SHORT, f"--trainer.accelerator={name}")
+        assert refused.status == 1
+        assert f"--trainer.accelerator {name}: expected cpu, cuda or auto, since sums" in refused.error
+    monkeypatch.undo()
+    assert with_float64("auto") == "auto"
+
+
+def test_a_place_that_cannot_be_written_is_told_before_the_work(cli: Callable) -> None:
+    assert cli("fit", "-c", DIGITS, *SHORT, "--trainer.max_epochs=1").status == 0
+    for name, command in (("results.json", ["test"]), ("anomaly-Digits.json", ["anomaly", "--odd=Digits"])):
+        Path(f"runs/digits/1/{name}").mkdir()
+        refused = cli(*command, "--ckpt_path=runs/digits/1")
+        assert refused.status == 1
+        assert f"{name}: expected a file that can be written, got a folder there" in refused.error
+        assert not Path("runs/digits/1/surprise.png").exists()
+
+
 def test_anomaly_tells_other_images_from_its_own(cli: Callable) -> None:
     assert cli("fit", "-c", DIGITS, *SHORT, "--trainer.max_epochs=10").status == 0
     command = ["anomaly", "--ckpt_path=runs/digits/1", f"--odd={GENERATED}", "--num_samples=5", "--num_images=100"]
@@ -164,6 +217,7 @@ def test_anomaly_tells_other_images_from_its_own(cli: Callable) -> None:
     assert found["auroc_distortion"]["mean"] > 95  # soft blobs are no digits
     own = cli("anomaly", "--ckpt_path=runs/digits/1", "--odd=Digits", "--num_samples=2")
     assert own.status == 0
+    assert ImageFolder("photos/cats").name == "ImageFolder-cats"  # of which there may be several
     same_images = json.loads(Path("runs/digits/1/anomaly-Digits.json").read_text())
     assert same_images["auroc_complexity"]["mean"] == pytest.approx(50)
     assert same_images["auroc_elbo"]["mean"] == pytest.approx(50, abs=2)

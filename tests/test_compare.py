@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from vae_lightning.experiment.compare import Cell, Comparison, compare, page, text, write
+from vae_lightning.experiment.main import main
 from vae_lightning.experiment.results import Results, Section
 
 TESTED = {"image_shape": [1, 8, 8], "levels": 17, "test_images": "abcd", "seed": 1, "processes": 1}
@@ -164,6 +165,16 @@ def test_images_of_another_kind_are_refused_by_name(tmp_path: Path, other: dict[
     for word in (str(a), str(c), words):
         assert word in str(error.value)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("damage", [b"", b"PK", None])
+def test_damaged_arrays_are_one_sentence(runs: list[Path], damage: bytes | None, capsys) -> None:
+    file = runs[1] / "results.npz"
+    file.write_bytes(file.read_bytes()[:-40] if damage is None else damage)
+    for run in runs:
+        (run / "config.yaml").touch()
+    assert main(["compare", *map(str, runs)]) == 1
+    assert "expected results that can be read, got" in capsys.readouterr().err
 
 
 def test_refused(runs: list[Path], tmp_path: Path) -> None:

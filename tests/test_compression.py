@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import itertools
 import math
@@ -375,6 +376,26 @@ def test_words_that_were_changed_do_not_decode(trained: VAE, digits: Tensor) -> 
             decode(trained, changed, (1, 8, 8))
     with pytest.raises(ValueError, match="do not decode"):
         decode(VAE((1, 8, 8), 17, likelihood=DiscretizedLogisticLikelihood, latent_size=6), coded, (1, 8, 8))
+
+
+def test_the_order_of_pixels_in_memory_does_not_matter() -> None:
+    """An array of (N, H, W, C) seen as (N, C, H, W): convolutions follow the order, and their last bits with it."""
+    torch.manual_seed(0)
+    encoder = partial(GaussianPosterior, net=partial(ConvEncoder, channels=[8, 16]))
+    likelihood = partial(DiscretizedLogisticLikelihood, net=partial(ConvDecoder, channels=[16, 8]))
+    model = VAE((3, 32, 32), 256, encoder, likelihood, latent_size=8).eval()
+    images = torch.randint(0, 256, (20, 32, 32, 3), dtype=torch.uint8).permute(0, 3, 1, 2)
+    coded = encode(model, images)
+    assert torch.equal(decode(model, coded, (3, 32, 32)), images)
+    assert coded.words.tolist() == encode(model, images.contiguous()).words.tolist()
+
+
+def test_weights_of_half_precision_are_refused(digits: Tensor, trained: VAE) -> None:
+    half = copy.deepcopy(trained).bfloat16()
+    with pytest.raises(ValueError, match=r"weights of float32 or float64, got torch\.bfloat16: give it by"):
+        encode(half, digits)
+    wide = copy.deepcopy(trained).double()
+    assert torch.equal(decode(wide, encode(wide, digits[:50]), (1, 8, 8)), digits[:50])
 
 
 def test_a_story_of_two_latents(digits: Tensor) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from types import SimpleNamespace
 
 import numpy as np
@@ -79,6 +80,19 @@ def test_no_tile_changes_the_tail(tile: int) -> None:
     assert found.largest.shape == (96, 5)
     assert torch.equal(found.largest.sort(0, descending=True).values, log_weight.sort(0, descending=True).values[:96])
     assert torch.equal(found.pareto_k(), pareto_shape(log_weight.topk(96, 0).values))
+
+
+def test_sums_hold_for_images_of_a_hundred_thousand_nats() -> None:
+    """Where a sample of float32 would add less than half of the last place to a sum that is kept in it."""
+    log_weight = torch.randn(4000, 2)
+    exact = log_weight.double().logsumexp(0) - math.log(4000)
+    far = (log_weight - 110_000).double()
+    exact_far = far.logsumexp(0) - math.log(4000)
+    image = {"image": torch.arange(2.0).view(2, 1, 1, 1)}
+    for weights, value in ((log_weight, exact), (log_weight - 110_000, exact_far)):
+        found = importance(Drawn(weights), image, [4000], 4)  # type: ignore[arg-type]
+        torch.testing.assert_close(found.log_prob[0], value, rtol=0, atol=1e-6)
+        assert (found.effective < 4000).all()
 
 
 def test_how_many_are_kept() -> None:

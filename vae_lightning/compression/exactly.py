@@ -12,10 +12,12 @@ from vae_lightning.core import Batch, LatentModel
 
 
 def given(model: LatentModel, images: Tensor, device: torch.device) -> Batch:
-    """What the model is given, of the type of its weights: made anew, so that even the memory's alignment is the
-    same for the encoder and the decoder."""
+    """What the model is given, of the type of its weights: made anew, so that even the memory's alignment and order
+    are the same for the encoder and the decoder. ValueError for weights of half precision."""
     dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
-    return {"image": images.to(device).to(dtype, copy=True)}
+    if dtype not in (torch.float32, torch.float64):
+        raise ValueError(f"expected a model with weights of float32 or float64, got {dtype}: give it by .float().")
+    return {"image": images.to(device).to(dtype, copy=True, memory_format=torch.contiguous_format)}
 
 
 @contextmanager

@@ -59,6 +59,10 @@ class ImageFolder(ImageSource):
         self.crop, self.channels = crop, channels
         self.test_fraction, self.skip_unreadable, self.cache = test_fraction, skip_unreadable, cache
 
+    @property
+    def name(self) -> str:
+        return f"{type(self).__name__}-{self.path.name}"
+
     def find(self, root: Path) -> None:
         if not self.path.exists() and (root / self.path).exists():
             self.path = root / self.path

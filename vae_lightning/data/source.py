@@ -13,6 +13,10 @@ from torch import Tensor
 Shape = tuple[int, ...]
 
 
+CHUNK_VALUES = 2**24
+"""Values of images that are looked at together at most."""
+
+
 @dataclass(frozen=True)
 class Images:
     """Images, in memory or in a memory-mapped file that may be larger than it.
@@ -41,9 +45,22 @@ class Images:
         return self.stored.index_select(0, index if self.rows is None else self.rows.index_select(0, index))
 
     def chunks(self, size: int = 4096) -> Iterator[Tensor]:
-        """All images in order, `size` at a time."""
+        """All images in order, `size` at a time, or fewer where they are large."""
         rows = torch.arange(len(self), device=self.stored.device)
-        return (self.take(part) for part in rows.split(size))
+        return (self.take(part) for part in rows.split(self.at_most(size, CHUNK_VALUES)))
+
+    def at_most(self, count: int, values: int) -> int:
+        """How many images of `count` hold no more values than so many: at least one."""
+        return min(count, max(1, values // self.stored[0].numel())) if len(self.stored) else count
+
+    def some(self, count: int) -> Images:
+        """At most `count` of them, evenly over the whole, so of every class where they lie in the order of classes."""
+        return self[self.some_rows(count)]
+
+    def some_rows(self, count: int) -> Tensor:
+        """Which ones `some` takes, (min(count, N),) int64, rising."""
+        count = min(count, len(self))
+        return torch.arange(count, device=self.stored.device) * len(self) // max(count, 1)
 
     @property
     def image(self) -> Tensor:
@@ -73,6 +90,11 @@ class Splits:
 
 class ImageSource(ABC):
     """A data set of images."""
+
+    @property
+    def name(self) -> str:
+        """What files about it are called after."""
+        return type(self).__name__
 
     def find(self, root: Path) -> None:
         """Told once, before all else, which folder holds the data sets; for a source whose shape lies in its files."""

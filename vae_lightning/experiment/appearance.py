@@ -34,8 +34,6 @@ LOOKED_AT = 1_000
 """Images whose sharpness is measured, and samples whose nearest training images are sought."""
 LEARNT_FROM = 60_000
 """Training images at most that the classifier learns from, and that samples are compared with as copies."""
-COMPARED_VALUES = 2**28
-"""Values of these training images at most: 1 GiB in float32."""
 COLUMNS, NEIGHBOURS = 8, 3
 """Samples a row of neighbours.png, and training images below each."""
 
@@ -43,8 +41,8 @@ COLUMNS, NEIGHBOURS = 8, 3
 def sharpness(subject: Subject) -> Section:
     """How sharp test images, their reconstructions and samples are."""
     section = Section("Sharpness")
-    count = min(LOOKED_AT, len(subject.test))
-    test = subject.test.take(torch.arange(count))
+    rows = subject.test_rows(LOOKED_AT)
+    count, test = len(rows), subject.test.take(rows)
     if min(test.shape[-2:]) < 2:
         return section
     back = [subject.model(PosteriorMean(), subject.batch(part)).mean.cpu() for part in test.split(500)]
@@ -64,7 +62,7 @@ def sharpness(subject: Subject) -> Section:
             section.add(name, f"{what}, {label}", mean_error(values), unit)
             if "sample" not in kind:  # the same images in each run, for paired differences
                 subject.per_image[name] = torch.full((len(subject.test),), math.nan)
-                subject.per_image[name][:count] = values
+                subject.per_image[name][rows] = values.float()
     section.notes.append(
         "Reconstructions and samples are means E[x|z]. As far as samples through the aggregate posterior are nearer to "
         "the test images than those from the prior, a better prior could gain."
@@ -78,7 +76,8 @@ def samples(subject: Subject) -> Section:
     train, test = subject.train(LEARNT_FROM), subject.test
     assert train.label is not None
     assert test.label is not None
-    count = min(SAMPLED, len(test))
+    chosen = subject.test_rows(SAMPLED)
+    count = len(chosen)
     if len(train.label.unique()) < 2 or count < 50:
         return section
     classifier = train_classifier(train.image, train.label, subject.data.levels)
@@ -89,8 +88,8 @@ def samples(subject: Subject) -> Section:
     def features(images: Tensor) -> Tensor:
         return in_batches(classifier.features, images.float())
 
-    real, fake = features(test.take(torch.arange(count))), features(subject.samples(count))
-    seen = features(train.take(torch.arange(min(count, len(train)))))
+    real, fake = features(test.take(chosen)), features(subject.samples(count))
+    seen = features(train.some(count).image)
     ideal = features(subject.samples(count, aggregate=True))
     through = "through the aggregate posterior"
     section.add("frechet", "Fréchet distance", (frechet_distance(real, fake), math.nan), "", "lower")
@@ -113,13 +112,14 @@ def in_inception(subject: Subject) -> Section:
     """Samples beside test images in the features that published figures take, where the weights are on this machine."""
     section = Section("Samples, in Inception's features")
     slowly = subject.device.type == "cpu"
-    count = min(SAMPLED_SLOWLY if slowly else SAMPLED, len(subject.test))
+    chosen = subject.test_rows(SAMPLED_SLOWLY if slowly else SAMPLED)
+    count = len(chosen)
     if inception.missing() or subject.data.image_shape[0] not in (1, 3) or count < 50:
         return section
     extractor, levels = inception.extractor().to(subject.device), subject.data.levels
     real, fake = (
         in_batches(lambda x: extractor(inception.rgb(x, levels).to(subject.device)).cpu(), images, 50)
-        for images in (subject.test.take(torch.arange(count)), subject.samples(count))
+        for images in (subject.test.take(chosen), subject.samples(count))
     )
     section.add("fid", "FID, Inception features", (frechet_distance(real, fake), math.nan), "", "lower")
     section.add("kid", "KID, Inception features", kernel_distance(real, fake), "", "lower")
@@ -132,9 +132,9 @@ def in_inception(subject: Subject) -> Section:
 def copies(subject: Subject) -> Section:
     """Whether samples are copies of training images: how near they come to them, and a picture of the nearest."""
     section, levels = Section("Samples, beside their nearest training images"), subject.data.levels
-    count = min(LOOKED_AT, len(subject.test))
-    train = subject.train(min(LEARNT_FROM, max(1, COMPARED_VALUES // math.prod(subject.data.image_shape)))).image
-    fake, real = subject.samples(count), subject.test.take(torch.arange(count))
+    real, train = subject.test.take(subject.test_rows(LOOKED_AT)), subject.train(LEARNT_FROM).image
+    count = len(real)
+    fake = subject.samples(count)
     found, reference = (nearest_distances(images, train).distances for images in (fake, real))
     share = nearer(found, reference)
     section.add("copying", "nearer to a training image than most test images are", percent((share, math.nan)), "%")

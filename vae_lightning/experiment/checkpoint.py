@@ -141,11 +141,18 @@ class TrainedModel(nn.Module):
                 f"expected images that hold the integers 0..{self.levels - 1}, got values between {x.min().item():g} "
                 f"and {x.max().item():g}: scale them to that range and round."
             )
-        return {"image": x.float()}
+        return {"image": x.to(self._dtype)}
 
     @property
     def device(self) -> torch.device:
         return next(self.parameters()).device
+
+    @property
+    def _dtype(self) -> torch.dtype:
+        dtype = next(self.parameters()).dtype
+        if dtype not in (torch.float32, torch.float64):
+            raise ValueError(f"expected weights of float32 or float64, got {dtype}: use torch.autocast in its place.")
+        return dtype
 
     @torch.no_grad()
     def encode(self, x: Tensor) -> Distribution:
@@ -156,7 +163,7 @@ class TrainedModel(nn.Module):
     def decode(self, z: Tensor) -> Distribution:
         """p(x|z) for z (*S, d): batch_shape S, over integer images. Where a story has several latents, z is the first
         of them, and the others are drawn from their priors."""
-        return self.latent_model(Given({self._first_latent: z.to(self.device)}), {})
+        return self.latent_model(Given({self._first_latent: z.to(self.device, self._dtype)}), {})
 
     @torch.no_grad()
     def sample(self, num_samples: int) -> Distribution:
@@ -186,7 +193,8 @@ class TrainedModel(nn.Module):
     @torch.no_grad()
     def _blank_story(self) -> Trace:
         with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
-            return self.latent_model.trace({"image": torch.zeros(1, *self.image_shape, device=self.device)})
+            blank = torch.zeros(1, *self.image_shape, device=self.device, dtype=self._dtype)
+            return self.latent_model.trace({"image": blank})
 
     @torch.no_grad()
     def reconstruct(self, x: Tensor) -> Distribution:

@@ -22,13 +22,15 @@ from vae_lightning.experiment.arguments import checkpoint_config, quieten
 from vae_lightning.experiment.checkpoint import find_checkpoint, load_weights, read_checkpoint
 from vae_lightning.experiment.commands import CommandTrainer
 from vae_lightning.experiment.explain import explain
+from vae_lightning.experiment.files import require_writable
 from vae_lightning.experiment.lean import ask_cuda_directly, use_lean_loop
 from vae_lightning.experiment.loggers import CSVHistory, as_list, attach, finish, place_wandb
 from vae_lightning.experiment.measure import measure
 from vae_lightning.experiment.module import Experiment
 from vae_lightning.experiment.page import report
-from vae_lightning.experiment.process import part_company, tune_process
+from vae_lightning.experiment.process import part_company, tune_process, with_float64
 from vae_lightning.experiment.report import draw_curve, write_predictions
+from vae_lightning.experiment.results import FILE
 from vae_lightning.experiment.resume import check_training
 from vae_lightning.experiment.run import (
     INHERITED,
@@ -82,6 +84,7 @@ class CLI(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         section, fitting = self.section, self.subcommand == "fit"
+        section.trainer.accelerator = with_float64(section.trainer.accelerator)
         self.config_dump: dict[str, Any] = {}  # Lightning's copy, which nothing here reads, costs a quarter of a second
         if fitting and section.ckpt_path == "last":
             section.ckpt_path = str(find_checkpoint(newest_run(section.run), prefer="last"))
@@ -168,12 +171,14 @@ class CLI(LightningCLI):
         print(f"run: {self.run_folder}\ntest it: vae-lightning test --ckpt_path {self.run_folder}")
 
     def test(self, **kwargs: Any) -> None:
+        assert self.run_folder is not None
+        require_writable(self.run_folder / FILE)
         self.trainer.test(verbose=False, **kwargs)
         part_company()
-        assert self.run_folder is not None
         if self.trainer.is_global_zero:
             results = measure(self.model, self.datamodule, self.run_folder)
-            print(f"{results.table()}\nkept: {results.write(self.run_folder)}")
+            print(results.table())
+            print(f"kept: {results.write(self.run_folder)}")
             if self.trainer.loggers:
                 attach(self.trainer.loggers, report(self.run_folder), "report")
                 finish(self.trainer.loggers)

@@ -14,7 +14,7 @@ from torch import Tensor
 from vae_lightning.data import ImageData, ImageSource
 from vae_lightning.data.module import Split
 from vae_lightning.experiment.checkpoint import TrainedModel
-from vae_lightning.experiment.files import write_atomically
+from vae_lightning.experiment.files import require_writable, write_atomically
 from vae_lightning.experiment.module import Experiment
 from vae_lightning.experiment.pictures import grid, reconstruction_grid, save_picture
 from vae_lightning.experiment.results import Results
@@ -149,7 +149,7 @@ class CommandTrainer(Trainer):
             ckpt_path: checkpoint file or run folder.
             odd: the other data set; brought to the model's size, channels, levels and binarisation.
             num_samples: importance samples an image of -log p(x).
-            num_images: of each kind at most, the first of each test split.
+            num_images: of each kind at most, evenly over each test split.
             background: checkpoint file or run folder of a model of images of the same kind, whose -log p(x) is
                 taken off the model's own: what is common to both kinds of images cancels.
         """
@@ -157,23 +157,21 @@ class CommandTrainer(Trainer):
 
         require_some("num_samples", num_samples)
         require_some("num_images", num_images)
+        require_writable(file := folder_of(Path(ckpt_path)) / f"anomaly-{odd.name}.json")
         trained = self._trained(model)
         common = None if background is None else load_background(background, trained)
         self._read(model, datamodule)
         odd.find(datamodule.root)
-        first = [
-            images[torch.arange(min(num_images, len(images)))]
-            for images in (datamodule.splits["test"], odd.load(datamodule.root, datamodule.download).test)
-        ]
-        normal, other = first[0].image.float(), fit_in(first[1], odd.levels, datamodule)
+        own, theirs = datamodule.splits["test"], odd.load(datamodule.root, datamodule.download).test
+        normal, other = own.some(num_images).image.float(), fit_in(theirs.some(num_images), odd.levels, datamodule)
         with torch.random.fork_rng([]):
             torch.manual_seed(1)
             section = tell_apart(trained.latent_model, normal, other, model.levels, num_samples, trained.device, common)
-        results = Results(str(folder_of(Path(ckpt_path))), len(normal), {"odd": type(odd).__name__}, [section])
+        results = Results(str(file.parent), len(normal), {"odd": odd.name}, [section])
         rows = {row.name: {"mean": row.mean, "error": row.error} for row in section.rows}
-        file = folder_of(Path(ckpt_path)) / f"anomaly-{type(odd).__name__}.json"
-        write_atomically(file, json.dumps({"odd": type(odd).__name__, "images": [len(normal), len(other)], **rows}))
-        print(f"{results.table()}\nkept: {file}")
+        print(results.table())
+        write_atomically(file, json.dumps({"odd": odd.name, "images": [len(normal), len(other)], **rows}))
+        print(f"kept: {file}")
 
     def _trained(self, model: Experiment) -> TrainedModel:
         trained = TrainedModel(model.latent_model, model.image_shape, model.levels)

@@ -109,7 +109,7 @@ def _array(path: Path, image_shape: Shape, levels: int) -> GivenImages:
     if not 0 <= int(array.min()) <= int(array.max()) <= 255:
         raise ValueError(_range(str(path), levels, f"values from {array.min()} to {array.max()}"))
     ordered = {"NCHW": array, "NHWC": array.transpose(0, 3, 1, 2) if array.ndim == 4 else array, "NHW": array}[axes]
-    pixels = np.array(ordered, dtype=np.uint8).reshape(-1, *image_shape)
+    pixels = np.array(ordered, dtype=np.uint8, order="C").reshape(-1, *image_shape)
     image, white = _integers(torch.from_numpy(pixels), levels, [str(path)])
     labels = None
     if label is not None:

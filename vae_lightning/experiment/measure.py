@@ -37,13 +37,13 @@ NATS, PER_IMAGE = "nats/image", "per image"
 def measure(experiment: Experiment, data: ImageData, folder: Path) -> Results:
     """All sections, from the pass over the test images that has just ended and from the images themselves."""
     experiment.eval()  # Lightning has set training's mode again, in which encoders drop units and corrupt images
+    evaluation, per_image = experiment.evaluation, experiment.evaluation.per_image
     sections = [
         likelihood(experiment),
-        reconstruction(experiment, data),
-        baselines(experiment, data),
-        surprise(experiment, data, folder),
+        reconstruction(experiment, data, per_image),
+        baselines(experiment, data, per_image),
+        surprise(experiment, data, folder, per_image),
     ]
-    evaluation, per_image = experiment.evaluation, experiment.evaluation.per_image
     if "nll" in per_image:
         per_image["gap"] = -per_image["nll"] - per_image["elbo"]
     if experiment.test_studies:  # by the first of several processes, while the others are done
@@ -61,7 +61,7 @@ def measure(experiment: Experiment, data: ImageData, folder: Path) -> Results:
             "test_refinement": experiment.test_refinement,
             **noise(experiment, data),
         },
-        sections=[section for section in sections if section.rows],
+        sections=[section for section in sections if section.rows or section.notes],
         per_image={name: values.numpy() for name, values in per_image.items()},
     )
 
@@ -158,7 +158,7 @@ def _tails(share: float, k: int, refinement: int) -> list[str]:
     ]
 
 
-def reconstruction(experiment: Experiment, data: ImageData) -> Section:
+def reconstruction(experiment: Experiment, data: ImageData, kept: dict[str, Tensor]) -> Section:
     """How images come back, beside principal components of the same dimension."""
     found, section = experiment.results, Section("Reconstruction, images in [0, 1]")
     labels = {
@@ -177,16 +177,17 @@ def reconstruction(experiment: Experiment, data: ImageData) -> Section:
     if values <= PCA_LIMIT:
         error = pca_squared_error(train.chunks(), test.chunks(), data.levels, min(size, values))
         section.add("pca_squared_error", f"PCA with {size} components, squared error", _mean(error), PER_IMAGE)
+        kept["pca_squared_error"] = error
     return section
 
 
-def surprise(experiment: Experiment, data: ImageData, folder: Path) -> Section:
+def surprise(experiment: Experiment, data: ImageData, folder: Path, kept: dict[str, Tensor]) -> Section:
     """The code length of each image, its self-information -log2 p(x), and a picture of the extremes."""
-    section, kept = Section("Self-information"), experiment.evaluation.per_image
-    if "bits_per_dim" not in experiment.results or not kept:
+    section = Section("Self-information")
+    if "bits_per_dim" not in experiment.results or "elbo" not in kept:
         return section
     bits = (kept["nll"] if "nll" in kept else -kept["elbo"]).double() / math.log(2)
-    order = bits.argsort()
+    kept["bits"], order = bits, bits.argsort()
     section.add("bits", "code length of an image", _mean(bits), "bits", "lower")
     for name, place in (("shortest", 0), ("median", len(bits) // 2), ("longest", -1)):
         section.add(f"bits_{name}", f"the {name}", (bits[order[place]].item(), math.nan), "bits")
@@ -198,15 +199,17 @@ def surprise(experiment: Experiment, data: ImageData, folder: Path) -> Section:
     return section
 
 
-def baselines(experiment: Experiment, data: ImageData) -> Section:
+def baselines(experiment: Experiment, data: ImageData, kept: dict[str, Tensor]) -> Section:
     """What knows nothing of how pixels hang together, and what no model can go below."""
     section = Section("Beside it")
     train, test = data.fixed("train"), data.fixed("test")[torch.arange(experiment.evaluation.images)]
-    mean, error = _mean(independent_pixels_nll(train.chunks(), test.chunks(), data.levels))
-    scale = nats_per_bit_per_dim(test.stored)
-    section.add("independent_nll", "independent pixels, -log p(x)", (mean, error), NATS)
-    section.add("independent_bits_per_dim", "independent pixels, -log p(x)", (mean / scale, error / scale), "bits/dim")
+    independent = independent_pixels_nll(train.chunks(), test.chunks(), data.levels)
+    kept["independent_nll"] = independent
+    kept["independent_bits_per_dim"] = independent / nats_per_bit_per_dim(test.stored)
+    for name, unit in (("independent_nll", NATS), ("independent_bits_per_dim", "bits/dim")):
+        section.add(name, "independent pixels, -log p(x)", _mean(kept[name]), unit)
     if data.binarization_entropy is not None:
-        floor = _mean(data.binarization_entropy[: experiment.evaluation.images])
-        section.add("binarization_entropy", "entropy of the binarisation, which no model goes below", floor, NATS)
+        kept["binarization_entropy"] = floor = data.binarization_entropy[: experiment.evaluation.images]
+        label = "entropy of the binarisation, which no model goes below"
+        section.add("binarization_entropy", label, _mean(floor), NATS)
     return section

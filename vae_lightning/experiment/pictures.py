@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from PIL import Image
 from torch import Tensor
 from torchvision.utils import make_grid
 
@@ -21,7 +22,9 @@ SMALLEST_SIDE = 56
 
 
 def grid(images: Tensor, columns: int, levels: int) -> Tensor:
-    """(N, C, H, W) in 0..levels-1 -> one picture (3 or 4, H', W') uint8, small images enlarged by whole pixels."""
+    """(N, C, H, W) in 0..levels-1 -> one picture (2 to 4, H', W') uint8, small images enlarged by whole pixels. Grey
+    has 3 channels then, and of more than 4 the first 3 are shown."""
+    images = images[:, :3] if images.shape[1] > 4 else images
     factor = max(1, SMALLEST_SIDE // images.shape[-2])
     images = (images / (levels - 1)).clamp(0, 1).repeat_interleave(factor, -1).repeat_interleave(factor, -2)
     return (make_grid(images.cpu(), columns, padding=2, pad_value=0.5) * 255).round().to(torch.uint8)
@@ -29,9 +32,8 @@ def grid(images: Tensor, columns: int, levels: int) -> Tensor:
 
 def save_picture(picture: Tensor, path: Path) -> None:
     """Writes a PNG, whole or not at all."""
-    from torchvision.io import encode_png
-
-    write_atomically(path, encode_png(picture, compression_level=1).numpy().tobytes())
+    image = Image.fromarray(picture.permute(1, 2, 0).numpy())  # also with an alpha channel, which torchvision refuses
+    write_atomically(path, lambda stream: image.save(stream, format="PNG", compress_level=1))
 
 
 class Picture(Callback, ABC):

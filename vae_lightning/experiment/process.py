@@ -39,6 +39,20 @@ def part_company() -> None:
         torch.distributed.destroy_process_group()
 
 
+def with_float64(accelerator: str) -> str:
+    """Where to run: `auto` does not mean Apple's GPU, whose lack of float64 the sums over images could not do with.
+
+    Raises:
+        ValueError: it was asked for.
+    """
+    if accelerator == "mps" or (accelerator == "gpu" and torch.backends.mps.is_available()):
+        raise ValueError(
+            f"--trainer.accelerator {accelerator}: expected cpu, cuda or auto, since sums over images are kept in "
+            "float64, which Apple's GPUs do not have: set --trainer.accelerator cpu."
+        )
+    return "cpu" if accelerator == "auto" and torch.backends.mps.is_available() else accelerator
+
+
 def require_compiler() -> None:
     """Raises ValueError where torch.compile would find no C++ compiler."""
     name = os.environ.get("CXX") or {"darwin": "clang++", "win32": "cl"}.get(sys.platform, "g++")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import zipfile
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -105,7 +106,7 @@ class Results:
             ]
             with np.load(folder / ARRAYS) as arrays:
                 return cls(**content, sections=sections, per_image=dict(arrays))
-        except (ValueError, KeyError, TypeError, OSError) as error:
+        except (ValueError, KeyError, TypeError, OSError, EOFError, zipfile.BadZipFile) as error:
             raise ValueError(f"{path}: expected results that can be read, got {error}: test the run again.") from error
 
     def table(self) -> str:

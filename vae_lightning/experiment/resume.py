@@ -90,7 +90,7 @@ def check_training(section: Any, checkpoint: dict[str, Any] | None) -> None:
             "got one of an earlier version, which does not: go on from last.ckpt, or begin another run with "
             f"--run.warm_start {section.ckpt_path}."
         )
-    epochs, done = section.trainer.max_epochs, 0 if checkpoint is None else _epochs_done(checkpoint)
+    epochs, done = section.trainer.max_epochs, 0 if checkpoint is None else epochs_done(checkpoint)
     if epochs is not None and epochs != -1 and done >= epochs:
         raise ValueError(
             f"--trainer.max_epochs {epochs}: expected more than the {done} epochs that are done, or nothing is left to "
@@ -126,7 +126,7 @@ def _knows_its_place(checkpoint: dict[str, Any]) -> bool:
     return bool(loop["epoch_loop.batch_progress"]["is_last_batch"] or loop["state_dict"].get("combined_loader"))
 
 
-def _epochs_done(checkpoint: dict[str, Any]) -> int:
+def epochs_done(checkpoint: dict[str, Any]) -> int:
     """How many whole epochs a checkpoint has behind it, be it of an epoch's end or from within one."""
     progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
     done: int = checkpoint["epoch"] + bool(progress["is_last_batch"])

@@ -48,15 +48,17 @@ def studies(subject: Subject) -> list[Section]:
         for study in [*([] if probe.is_point_mass else latent), *codes, gaussian]:
             with torch.random.fork_rng([device] if device.type == "cuda" else []):
                 torch.manual_seed(1)
-                sections.append(study(subject))
-    return [section for section in sections if section.rows]
+                try:
+                    sections.append(study(subject))
+                except ValueError as error:  # of one study, which is not to lose the others
+                    sections.append(Section(f"Left out: {study.__name__}", notes=[str(error)]))
+    return [section for section in sections if section.rows or section.notes]
 
 
 def information(subject: Subject) -> Section:
     """What the rate is made of, and whether the decoder uses the latents."""
     section, model = Section("What the latents carry"), subject.model
-    chunks = lambda: (x.to(subject.device) for x in subject.test.chunks(500))  # noqa: E731 (read several times)
-    found = decompose_rate(model, chunks())
+    found = decompose_rate(model, subject.mixed())
     labels = {
         "rate": "the rate by samples, sum of the next two",
         "mutual_information": "mutual information of image and latent",
@@ -72,12 +74,13 @@ def information(subject: Subject) -> Section:
         section.notes.append(
             f"The mutual information is near its ceiling here, log N = {limit:.2f} nats: it tells of N."
         )
-    matched, shuffled = shuffled_distortion(model, chunks())
+    matched, shuffled = shuffled_distortion(model, subject.mixed())
     section.add("shuffled_distortion", "distortion with another image's latents", shuffled, NATS)
     active = active_units(subject.codes(subject.test))
     section.add("active_units", f"active of the {len(active)} latents", (int(active.sum()), math.nan), "latents")
     try:
-        parts = [kl_per_latent(model.trace(subject.batch(x)).sites[0]).flatten(1).sum(0) for x in chunks()]
+        sites = (model.trace(subject.batch(x)).sites[0] for x in subject.test.chunks(500))
+        parts = [kl_per_latent(site).flatten(1).sum(0) for site in sites]
     except (ValueError, NotImplementedError):
         section.notes.append("No rate of each latent, by which to tell collapsed ones: the prior does not factorise.")
         return section
@@ -88,7 +91,7 @@ def information(subject: Subject) -> Section:
 def several(subject: Subject) -> Section:
     """Of a story with more latents than one: whether the decoder uses them."""
     section = Section("What the latents carry")
-    _, shuffled = shuffled_distortion(subject.model, (x.to(subject.device) for x in subject.test.chunks(500)))
+    _, shuffled = shuffled_distortion(subject.model, subject.mixed())
     section.add("shuffled_distortion", "distortion with another image's latents", shuffled, NATS)
     section.notes.append(
         "The parts of the rate, active units and the checks of log p(x) are a single latent's, and are left out; codes "
@@ -99,7 +102,7 @@ def several(subject: Subject) -> Section:
 
 def checks(subject: Subject) -> Section:
     """log p(x) of some images by independent estimators, and the gap's two parts."""
-    image = subject.test.take(torch.arange(min(CHECKED, len(subject.test))))
+    image = subject.test.take(subject.test_rows(CHECKED))
     given, section = subject.batch(image), Section(f"log p(x) of {len(image)} test images, checked")
     proposals: dict[str, tuple[str, Gaussians | None]] = {"checked": ("", None)}
     with contextlib.suppress(ValueError):  # another posterior than a diagonal Gaussian
@@ -148,22 +151,25 @@ def gaussian(subject: Subject) -> Section:
 def representation(subject: Subject) -> Section:
     """What a linear map and neighbours read of the class from codes, pixels and principal components."""
     section = Section("Representation: accuracy on the test labels")
-    train, test = subject.train(PROBED), subject.test
+    train, test = subject.train(PROBED), subject.test[subject.test_rows(len(subject.test))]
     assert train.label is not None
     assert test.label is not None
+    if len(train.label.unique()) < 2:
+        return section
     codes = subject.codes(train), subject.codes(test)
-    pixels = subject.unit(train.image).flatten(1), subject.unit(test.image).flatten(1)
-    _, _, components = torch.pca_lowrank(pixels[0], min(codes[0].shape[1], *pixels[0].shape))
-    pca = pixels[0] @ components, pixels[1] @ components
-    for name, label, (x, y) in (("codes", "codes", codes), ("pixels", "pixels", pixels), ("pca", "PCA", pca)):
-        if name != "pixels" or x.shape[1] <= LARGEST:
-            probe = linear_probe(x, train.label, y, test.label)
-            section.add(f"probe_{name}", f"linear probe, {label}", percent(probe), "%", "higher")
+    inputs = [("codes", "codes", codes)]
+    if math.prod(subject.data.image_shape) <= LARGEST:
+        pixels = subject.unit(train.image).flatten(1), subject.unit(test.image).flatten(1)
+        _, _, components = torch.pca_lowrank(pixels[0], min(codes[0].shape[1], *pixels[0].shape))
+        inputs += [("pixels", "pixels", pixels), ("pca", "PCA", (pixels[0] @ components, pixels[1] @ components))]
+    for name, label, (x, y) in inputs:
+        probe = linear_probe(x, train.label, y, test.label)
+        section.add(f"probe_{name}", f"linear probe, {label}", percent(probe), "%", "higher")
         near = knn_accuracy(x, train.label, y, test.label, min(5, len(x)))
         section.add(f"knn_{name}", f"5 nearest neighbours, {label}", percent(near), "%", "higher")
     counts = train.label.unique(return_counts=True)[1]
-    wanted = [n for n in (100, 1000) if n <= len(counts) * int(counts.min())]
-    for name, label, (x, y) in (("codes", "codes", codes), ("pixels", "pixels", pixels)):
+    wanted = [n for n in (100, 1000) if len(counts) <= n <= len(counts) * int(counts.min())]
+    for name, label, (x, y) in inputs[:2]:
         for number, value in label_efficiency(x, train.label, y, test.label, wanted).items():
             section.add(
                 f"probe_{number}_{name}", f"linear probe, {number} labels, {label}", percent(value), "%", "higher"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -10,6 +11,9 @@ from torch import Tensor
 
 from vae_lightning.core import Batch, FromPrior, LatentModel
 from vae_lightning.data import ImageData, Images
+
+HELD_VALUES = 2**28
+"""Values of images that a study holds at most: 1 GiB in float32."""
 
 
 @dataclass(frozen=True)
@@ -32,10 +36,19 @@ class Subject:
     def test(self) -> Images:
         return self.data.fixed("test")
 
-    def train(self, at_most: int) -> Images:
-        """The first training images."""
+    def train(self, count: int, values: int = HELD_VALUES) -> Images:
+        """At most `count` training images, and as many as hold no more values, evenly over all of them."""
         train = self.data.fixed("train")
-        return train[torch.arange(min(at_most, len(train)))]
+        return train.some(train.at_most(count, values))
+
+    def test_rows(self, count: int) -> Tensor:
+        """The same of test images, as their numbers."""
+        return self.test.some_rows(self.test.at_most(count, HELD_VALUES))
+
+    def mixed(self) -> Iterator[Tensor]:
+        """All test images in an order of their own, the same each time, so that neighbours are not of one class."""
+        order = torch.randperm(len(self.test), generator=torch.Generator().manual_seed(0))
+        return (self.test.take(part).to(self.device) for part in order.split(500))
 
     def codes(self, images: Images) -> Tensor:
         """The posterior's means, (N, d), on the CPU."""

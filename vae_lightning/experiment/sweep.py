@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import itertools
+import math
 import shutil
 from collections.abc import Sequence
 from contextlib import redirect_stdout
@@ -17,11 +18,15 @@ from vae_lightning.data import ImageData
 from vae_lightning.experiment.checkpoint import find_checkpoint, read_checkpoint
 from vae_lightning.experiment.files import write_atomically
 from vae_lightning.experiment.main import main
+from vae_lightning.experiment.measure import PCA_LIMIT
 from vae_lightning.experiment.module import RECORD
 from vae_lightning.experiment.results import FILE, Results
+from vae_lightning.experiment.resume import epochs_done
 from vae_lightning.metrics import gaussian_rate_distortion
 
 BETAS = [0.1, 0.3, 1.0, 3.0, 10.0]
+SPAN = 1.05
+"""Of the axis of rates, over the largest."""
 NAMES = ("rate", "distortion", "elbo", "sampled_squared_error")
 
 
@@ -53,15 +58,16 @@ def sweep(betas: Sequence[float], folder: Path, flags: list[str]) -> str:
         before = run
     runs = [(beta, Results.read(folder / f"beta_{beta:g}")) for beta in sorted(set(betas))]
     points = [{"beta": beta, **{name: r.rows[name].mean for name in NAMES}} for beta, r in runs]
-    data = _data(folder / f"beta_{runs[0][0]:g}")
-    limit = gaussian_rate_distortion(data.fixed("train").chunks(), data.levels, [p["rate"] for p in points]).tolist()
-    points = [{**point, "pca_squared_error": error} for point, error in zip(points, limit, strict=True)]
+    grid = torch.linspace(0, SPAN * max(point["rate"] for point in points), 60).tolist()
+    limit = _limit(_data(folder / f"beta_{runs[0][0]:g}"), [*(point["rate"] for point in points), *grid])
+    if limit:
+        points = [{**point, "pca_squared_error": error} for point, error in zip(points, limit, strict=False)]
     text = io.StringIO()
     writer = csv.DictWriter(text, list(points[0]))
     writer.writeheader()
     writer.writerows(points)
     write_atomically(folder / "rd.csv", text.getvalue())
-    _draw(points, data, folder / "rd.png")
+    _draw(points, list(zip(grid, limit[len(points) :], strict=False)), folder / "rd.png")
     rows = [" ".join(f"{value:>18.4f}" for value in point.values()) for point in points]
     return "\n".join([" ".join(f"{name:>18}" for name in points[0]), *rows, f"kept: {folder / 'rd.csv'}, rd.png"])
 
@@ -97,7 +103,9 @@ def _train(run: Path, beta: float, before: Path | None, flags: list[str]) -> Non
     last = run / "checkpoints" / "last.ckpt"
     if last.is_file():
         content = read_checkpoint(last)
-        if content["epoch"] + 1 < content[RECORD]["config"]["trainer"]["max_epochs"]:
+        asked = content[RECORD]["config"]["trainer"]
+        done = {"max_epochs": epochs_done(content), "max_steps": content["global_step"]}
+        if all(asked[limit] in (None, -1) or count < asked[limit] for limit, count in done.items()):
             _call("fit", f"--ckpt_path={run}")
         return
     if run.is_dir():
@@ -120,8 +128,16 @@ def _data(run: Path) -> ImageData:
     return data
 
 
-def _draw(points: list[dict[str, Any]], data: ImageData, file: Path) -> None:
-    """Distortion over rate with the lines of equal ELBO, and squared error over rate beside principal components."""
+def _limit(data: ImageData, rates: list[float]) -> list[float]:
+    """The squared error that principal components reach at each rate; none where images are too large for them."""
+    if math.prod(data.image_shape) > PCA_LIMIT:
+        return []
+    found: list[float] = gaussian_rate_distortion(data.fixed("train").chunks(), data.levels, rates).tolist()
+    return found
+
+
+def _draw(points: list[dict[str, Any]], limit: list[tuple[float, float]], file: Path) -> None:
+    """Distortion over rate with the lines of equal ELBO, and squared error over rate beside the limit."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -130,13 +146,12 @@ def _draw(points: list[dict[str, Any]], data: ImageData, file: Path) -> None:
     rates = [point["rate"] for point in points]
     figure, axes = plt.subplots(1, 2, figsize=(11, 4.2), layout="constrained")
     best = max(point["elbo"] for point in points)
-    span = [0.0, 1.05 * max(rates)]
+    span = [0.0, SPAN * max(rates)]
     axes[0].plot(span, [-best - rate for rate in span], "--", color="0.6", label=f"ELBO = {best:.1f} nats")
     axes[0].plot(rates, [point["distortion"] for point in points], "o-", label="model")
     axes[0].set_ylabel("distortion, -E log p(x|z), nats/image")
-    grid = torch.linspace(0, span[1], 60).tolist()
-    limit = gaussian_rate_distortion(data.fixed("train").chunks(), data.levels, grid).tolist()
-    axes[1].plot(grid, limit, "--", color="0.6", label="principal components (Gaussian limit)")
+    if limit:
+        axes[1].plot(*zip(*limit, strict=True), "--", color="0.6", label="principal components (Gaussian limit)")
     axes[1].plot(rates, [point["sampled_squared_error"] for point in points], "o-", label="model")
     axes[1].set_ylabel("squared error, images in [0, 1]")
     for axis, name in zip(axes, ("distortion", "sampled_squared_error"), strict=True):

@@ -89,10 +89,10 @@ def prior_log_prob(model: LatentModel, given: Batch, num_samples: int, tile: int
     image = given["image"]
     tile = tile or tile_size(model, given)
     at_once = max(1, tile // min(len(image), math.isqrt(tile)))
-    total = image.new_full((len(image),), -torch.inf)
+    total = image.new_full((len(image),), -torch.inf, dtype=torch.float64)
     for done in range(0, num_samples, at_once):
         count = min(at_once, num_samples - done)
         px = model.sample({}, count)
-        found = [px.log_prob(x[:, None]).logsumexp(1) for x in image.split(max(1, tile // count))]
+        found = [px.log_prob(x[:, None]).double().logsumexp(1) for x in image.split(max(1, tile // count))]
         total = torch.logaddexp(total, torch.cat(found))
     return total - math.log(num_samples)

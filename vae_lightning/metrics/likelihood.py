@@ -89,14 +89,14 @@ def importance(
         images = slice(i, i + images_at_once)
         part = model.encoded(rows(given, images))
         instead = proposal.posteriors(images) if proposal else None
-        total = part["image"].new_full((len(part["image"]),), -torch.inf)
+        total = part["image"].new_full((len(part["image"]),), -torch.inf, dtype=torch.float64)  # nats by ten thousands
         squares, largest, curve, done = total, None, [], 0
         for k in ks:
             while done < k:
                 count = min(tile, k - done)
                 log_weight = model.trace(part, count, instead).log_weight(part["image"])  # (count, images)
-                total = torch.logaddexp(total, log_weight.logsumexp(0))
-                squares = torch.logaddexp(squares, (2 * log_weight).logsumexp(0))
+                total = torch.logaddexp(total, log_weight.double().logsumexp(0))
+                squares = torch.logaddexp(squares, (2 * log_weight.double()).logsumexp(0))
                 largest = keep_largest(largest, log_weight, tail_length(ks[-1]) + 1)
                 done += count
             curve.append((total - math.log(k), (2 * total - squares).exp()))
