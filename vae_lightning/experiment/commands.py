@@ -83,19 +83,20 @@ class CommandTrainer(Trainer):
         Args:
             ckpt_path: checkpoint file or run folder.
             split: which images.
-            num_images: how many, the first of the split.
-            output: file to write, .png for a picture, .npz for the arrays `image` and `reconstruction`; null means
-                reconstructions.png in the run's folder.
+            num_images: how many at most, evenly over the split.
+            output: file to write, .png for a picture, .npz for the arrays `image`, `reconstruction` and `index`, their
+                places in the split; null means reconstructions.png in the run's folder.
         """
         require_some("num_images", num_images)
         trained = self._trained(model)
         file = output_file(output, Path(ckpt_path), "reconstructions.png", (*PICTURES, ".npz"))
         self._read(model, datamodule)
-        image = next(datamodule.splits[split].chunks(num_images))
+        index = datamodule.splits[split].some_rows(num_images)
+        image = datamodule.splits[split].take(index)
         if file.suffix == ".npz":
             batches = image.split(datamodule.eval_batch_size)
             mean = torch.cat([trained.reconstruct(part).mean.cpu() for part in batches])
-            write_atomically(file, lambda stream: np.savez(stream, image=image, reconstruction=mean))
+            write_atomically(file, lambda stream: np.savez(stream, image=image, reconstruction=mean, index=index))
         else:
             with torch.no_grad():
                 pairs = reconstruction_grid(trained.latent_model, image.float().to(self.strategy.root_device))
