@@ -36,9 +36,10 @@ def compare(given: list[str]) -> None:
     )
     options = parser.parse_args(given)
     runs = [find_run(path) for path in options.runs]
-    comparison = put_side_by_side(runs)
-    write(comparison, folder := options.output or runs[0])
-    print(f"{text(comparison)}\nkept: {folder / 'compare.txt'}, .csv, .html")
+    comparison, folder = put_side_by_side(runs), options.output or runs[0]
+    print(text(comparison))
+    write(comparison, folder)
+    print(f"kept: {folder / 'compare.txt'}, .csv, .html")
 
 
 def report(given: list[str]) -> None:
