@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vae_lightning.experiment.page import CAPTIONS, figures, report
+from vae_lightning.experiment.page import CAPTIONS, figures, report, table
 from vae_lightning.experiment.results import Results, Section
 
 VOID = {"meta", "img", "br", "hr", "link", "input"}
@@ -119,6 +119,12 @@ def test_every_label_and_number_is_there(run: Path) -> None:
                 assert f"±\xa0{error}" in page.words
     assert "on 360 images, test samples 1000" in page.words
     assert re.search(r"Tested \d{4}-\d\d-\d\d \d\d:\d\d UTC", page.words)
+
+
+def test_what_was_left_out_has_its_reason_and_no_table() -> None:
+    shown = table(Section("Left out: samples", notes=["expected two classes, got <one>."]))
+    assert "<p>expected two classes, got &lt;one&gt;.</p>" in shown
+    assert "<table" not in shown
 
 
 def test_numbers_are_shown_to_two_digits_of_their_error() -> None:

@@ -110,7 +110,9 @@ def spread(mean: float, error: float, between: str = " ", sign: str = "") -> str
 
 
 def table(section: Section) -> str:
-    """A section's numbers and the sentences below them."""
+    """A section's numbers and the sentences below them; of one that was left out, the sentences."""
+    if not section.rows:
+        return f"<section><h2>{escape(section.title)}</h2>{paragraphs(section.notes)}</section>"
     head = '<tr><th scope="col"></th><th scope="col" class="number">mean</th>' + (
         '<th scope="col">&plusmn; error</th><th scope="col">unit</th></tr>'
     )
