@@ -252,7 +252,10 @@ def test_doctor_looks_a_configuration_over(cli: Callable) -> None:
 
 def test_a_rate_distortion_sweep_goes_on_where_it_stopped(cli: Callable) -> None:
     flags = ["sweep-rd", "-c", DIGITS, *SHORT, "--trainer.max_epochs=4", "--betas", "0.3", "4"]
-    assert cli(*flags).status == 0
+    failed = cli(*flags, "--model.optimizer.lr=nan")
+    assert failed.status == 1
+    assert not list(Path("runs/rd").glob("*/checkpoints/*"))
+    assert cli(*flags).status == 0  # what has trained nothing binds nobody
     with open("runs/rd/rd.csv", newline="") as file:
         points = [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
     assert [point["beta"] for point in points] == [0.3, 4]

@@ -11,8 +11,6 @@ import torch
 from torch import Tensor
 
 Shape = tuple[int, ...]
-
-
 CHUNK_VALUES = 2**24
 """Values of images that are looked at together at most."""
 

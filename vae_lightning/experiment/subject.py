@@ -36,10 +36,10 @@ class Subject:
     def test(self) -> Images:
         return self.data.fixed("test")
 
-    def train(self, count: int, values: int = HELD_VALUES) -> Images:
-        """At most `count` training images, and as many as hold no more values, evenly over all of them."""
+    def train(self, count: int) -> Images:
+        """At most `count` training images, and as many as may be held, evenly over all of them."""
         train = self.data.fixed("train")
-        return train.some(train.at_most(count, values))
+        return train.some(train.at_most(count, HELD_VALUES))
 
     def test_rows(self, count: int) -> Tensor:
         """The same of test images, as their numbers."""

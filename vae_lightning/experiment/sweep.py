@@ -80,15 +80,17 @@ def _call(*arguments: str) -> None:
 
 
 def _require_same(file: Path, flags: list[str]) -> None:
-    """Keeps what `fit` makes of the flags, or raises ValueError where something else was kept before."""
+    """Keeps what `fit` makes of the flags, or raises ValueError where a run was begun with something else."""
     text = io.StringIO()
     try:
         with redirect_stdout(text):
             _call("fit", *flags, "--print_config")
-    except SystemExit:  # having printed
-        pass
-    asked, kept = text.getvalue(), file.read_text() if file.is_file() else None
-    if kept not in (None, asked):
+    except SystemExit as stop:  # how printing ends
+        if stop.code:
+            raise
+    asked = "".join(line for line in text.getvalue().splitlines(keepends=True) if line[0] != "#")  # but for versions
+    begun = file.is_file() and any(file.parent.glob("beta_*/checkpoints/*.ckpt"))
+    if begun and (kept := file.read_text()) != asked:
         lines = itertools.zip_longest(kept.splitlines(), asked.splitlines(), fillvalue="nothing")
         before, now = next((a.strip(), b.strip()) for a, b in lines if a != b)
         raise ValueError(
