@@ -28,10 +28,11 @@ from torch import Tensor
 from tqdm import tqdm
 
 from benchmarks.harness import RESULTS, machine
+from vae_lightning.checkpoint import find_checkpoint
 from vae_lightning.compression import decode, encode
-from vae_lightning.experiment.checkpoint import TrainedModel, find_checkpoint, load_model
-from vae_lightning.experiment.image_input import read_data
-from vae_lightning.experiment.process import tune_process
+from vae_lightning.images.input import read_data
+from vae_lightning.train.process import tune_process
+from vae_lightning.trained import TrainedModel, load_model
 
 BYTES: dict[str, Callable[[bytes], bytes]] = {
     "gzip": lambda data: gzip.compress(data, 9),

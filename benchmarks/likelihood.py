@@ -14,10 +14,10 @@ from torch import nn
 from benchmarks.harness import compare, seconds
 from vae_lightning.conditionals import BernoulliLikelihood, GaussianPosterior
 from vae_lightning.core import LatentModel
-from vae_lightning.experiment.process import tune_process
 from vae_lightning.metrics import log_prob
 from vae_lightning.models import VAE
 from vae_lightning.nets import MLP
+from vae_lightning.train.process import tune_process
 
 
 def burda() -> VAE:

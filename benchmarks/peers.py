@@ -31,7 +31,7 @@ from benchmarks.harness import compare
 from benchmarks.images import BinaryMNIST
 from benchmarks.train import by_hand, project
 from vae_lightning.data import ImageData
-from vae_lightning.experiment.process import tune_process
+from vae_lightning.train.process import tune_process
 
 EPOCHS = 3
 

@@ -9,8 +9,8 @@ import torch
 
 from benchmarks.harness import compare, seconds
 from benchmarks.likelihood import burda
-from vae_lightning.experiment.checkpoint import TrainedModel
-from vae_lightning.experiment.process import tune_process
+from vae_lightning.train.process import tune_process
+from vae_lightning.trained import TrainedModel
 
 COUNT, BATCH = 10_000, 512
 

@@ -27,7 +27,7 @@ TWO = ("--trainer.devices=2", "--trainer.strategy=ddp", "--trainer.accelerator=c
 
 def fit(arguments: list[str]) -> int:
     """In the process of its own: trains, and prints what it took."""
-    from vae_lightning.experiment.main import main
+    from vae_lightning.commands.main import main
 
     status = main(arguments)
     if status == 0 and os.environ.get("LOCAL_RANK", "0") == "0":

@@ -16,11 +16,11 @@ HERE = Path(__file__).parent
 BEGIN = """
 import gc, sys
 gc.disable()  # as main does before it imports anything heavy
-from vae_lightning.experiment import commands
+from vae_lightning.commands import trainer as commands
 def stop(*args, **kwargs):
     sys.exit(0)
 commands.CommandTrainer.{command} = stop
-from vae_lightning.experiment.main import main
+from vae_lightning.commands.main import main
 main({arguments!r})
 """
 

@@ -21,11 +21,11 @@ import yaml
 from benchmarks.clock import Clock
 from benchmarks.hand_written import MLPVAE, ConvVAE, train
 from benchmarks.harness import compare
+from vae_lightning.commands import cli  # noqa: F401 (its classes, which the configuration names by their last word)
+from vae_lightning.commands.main import main
 from vae_lightning.data import ImageData
-from vae_lightning.experiment import cli  # noqa: F401 (its classes, which the configuration names by their last word)
-from vae_lightning.experiment.checkpoint import build
-from vae_lightning.experiment.main import main
-from vae_lightning.experiment.process import tune_process
+from vae_lightning.train.process import tune_process
+from vae_lightning.trained import build
 
 HERE = Path(__file__).parent
 Training = tuple[list[float], list[float], list[float]]

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from tests.conftest import REPOSITORY, generated_flags
-from vae_lightning.experiment import checkpoint
+from vae_lightning import trained as checkpoint
 
 DIGITS = REPOSITORY / "configs" / "experiment" / "digits.yaml"
 MODELS = {
@@ -30,7 +30,7 @@ MODELS = {
 
 def train(kind: str, folder: Path, seed: int = 0) -> Path:
     """The run of one of them."""
-    from vae_lightning.experiment.main import main
+    from vae_lightning.commands.main import main
 
     shape, levels, flags = MODELS[kind]
     before = Path.cwd()

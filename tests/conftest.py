@@ -77,7 +77,7 @@ def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFi
     monkeypatch.chdir(tmp_path)
 
     def run(*args: object) -> Result:
-        from vae_lightning.experiment.main import main
+        from vae_lightning.commands.main import main
 
         capfd.readouterr()
         try:

@@ -17,14 +17,14 @@ from torchmetrics.image.kid import poly_mmd
 from tests.conftest import Generated
 from vae_lightning.conditionals import DiscretizedLogisticLikelihood
 from vae_lightning.data import ImageData, Images
-from vae_lightning.experiment import appearance, studies
-from vae_lightning.experiment.appearance import copies, in_inception, sharpness
-from vae_lightning.experiment.pictures import grid, save_picture
-from vae_lightning.experiment.results import Section
-from vae_lightning.experiment.subject import Subject
+from vae_lightning.images.pictures import grid, save_picture
+from vae_lightning.measure import appearance, studies
+from vae_lightning.measure.appearance import copies, in_inception, sharpness
+from vae_lightning.measure.context import Subject
 from vae_lightning.metrics import inception
 from vae_lightning.metrics.sharpness import high_frequency_energy
 from vae_lightning.models import VAE
+from vae_lightning.report.results import Section
 
 
 def made(folder: Path, shape: tuple[int, int, int] = (1, 8, 8), levels: int = 256, count: int = 240) -> Subject:

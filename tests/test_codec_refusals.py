@@ -20,8 +20,9 @@ from tests.codec_models import files, leftovers, loaded, saved, some, train
 from tests.conftest import REPOSITORY
 from tests.test_bad_input import refused
 from tests.test_container import fuzzed, parts
+from vae_lightning.compression import archive as coding
 from vae_lightning.compression import container
-from vae_lightning.experiment import coding, image_output
+from vae_lightning.images import output as image_output
 
 pytestmark = pytest.mark.usefixtures("quick")
 

@@ -21,11 +21,11 @@ import yaml
 from tests.conftest import GENERATED, REPOSITORY, generated_flags
 from tests.test_experiment import DIGITS, SHORT, history, same, weights
 from vae_lightning import load_model
+from vae_lightning.commands import sweep
 from vae_lightning.data import ImageFolder
-from vae_lightning.experiment import sweep
-from vae_lightning.experiment.process import with_float64
-from vae_lightning.experiment.results import Results
 from vae_lightning.metrics import MeanWithError, gaussian_rate_distortion, independent_pixels_nll, pca_squared_error
+from vae_lightning.report.results import Results
+from vae_lightning.train.process import with_float64
 
 
 def test_two_processes_equal_one(cli: Callable, tmp_path: Path) -> None:
@@ -122,7 +122,7 @@ def test_nothing_loads_that_a_command_does_not_use(cli: Callable, tmp_path: Path
     source = [f"--data.source={GENERATED}", "--data.source.shape=[1,8,8]", "--data.source.levels=17"]
     assert cli("fit", "-c", DIGITS, *SHORT, "--trainer.max_epochs=1", "--data.val_size=16", *source).status == 0
     code = (
-        "import sys; from vae_lightning.experiment.main import main; main(sys.argv[1:]); print(*sys.modules, sep='\\n')"
+        "import sys; from vae_lightning.commands.main import main; main(sys.argv[1:]); print(*sys.modules, sep='\\n')"
     )
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
     unasked = {"wandb", "sklearn", "pandas", "tensorboard"}  # matplotlib comes with lightning itself

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from vae_lightning.experiment.compare import Cell, Comparison, compare, page, text, write
-from vae_lightning.experiment.main import main
-from vae_lightning.experiment.results import Results, Section
+from vae_lightning.commands.main import main
+from vae_lightning.report.compare import Cell, Comparison, compare, page, text, write
+from vae_lightning.report.results import Results, Section
 
 TESTED = {"image_shape": [1, 8, 8], "levels": 17, "test_images": "abcd", "seed": 1, "processes": 1}
 IMAGES = 400

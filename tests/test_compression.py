@@ -41,6 +41,7 @@ from vae_lightning.conditionals import (
     DiscretizedLogisticLikelihood,
     DiscretizedLogisticMixtureLikelihood,
     GaussianLikelihood,
+    GaussianMixture,
     GaussianPosterior,
     LinkedLogisticLikelihood,
     PointMass,
@@ -50,7 +51,6 @@ from vae_lightning.distributions import BinaryImage, CategoricalLevels, Discreti
 from vae_lightning.models import VAE
 from vae_lightning.nets import MLP, ConvDecoder, ConvEncoder
 from vae_lightning.objectives import ELBO
-from vae_lightning.priors import GaussianMixture
 
 GREY = [CategoricalLikelihood, DiscretizedLogisticLikelihood, DiscretizedLogisticMixtureLikelihood]
 GREY += [LinkedLogisticLikelihood]

@@ -22,12 +22,11 @@ import torch
 from tests.codec_models import train
 from vae_lightning import load_model
 from vae_lightning.compression import Settings, container
-from vae_lightning.compression.form import Form
+from vae_lightning.compression import archive as coding
+from vae_lightning.compression.exactness import model_hash, probe
+from vae_lightning.compression.form import Form, GivenImages
 from vae_lightning.compression.header import Header, Writer, runs
-from vae_lightning.compression.identity import model_hash, probe
-from vae_lightning.experiment import coding
-from vae_lightning.experiment.checkpoint import TrainedModel
-from vae_lightning.experiment.image_input import GivenImages
+from vae_lightning.trained import TrainedModel
 
 COUNT = 24
 SECONDS, BYTES = 20.0, 500 * 2**20  # what one fuzzed file may take

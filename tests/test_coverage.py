@@ -17,14 +17,14 @@ from torch.distributions import Normal
 from tests.test_estimators import SCALE, SHAPE, correlated, linear_gaussian, orthogonal, precision
 from tests.test_information import Channel
 from vae_lightning.conditionals import BernoulliLikelihood
-from vae_lightning.experiment import measure
+from vae_lightning.measure import measure
 from vae_lightning.metrics import Evaluation, importance, independent_pixels_nll, pca_squared_error
-from vae_lightning.metrics.annealing import annealed_log_prob
 from vae_lightning.metrics.anomaly import auroc
-from vae_lightning.metrics.gap import inference_gap, prior_log_prob
+from vae_lightning.metrics.baselines import ppca_log_prob
+from vae_lightning.metrics.estimators.annealing import annealed_log_prob
+from vae_lightning.metrics.estimators.gap import inference_gap, prior_log_prob
+from vae_lightning.metrics.estimators.refinement import refined
 from vae_lightning.metrics.information import decompose_rate, shuffled_distortion
-from vae_lightning.metrics.ppca import ppca_log_prob
-from vae_lightning.metrics.refinement import refined
 from vae_lightning.models import VAE
 from vae_lightning.nets import MLP
 

@@ -30,12 +30,15 @@ from vae_lightning.conditionals import (
 from vae_lightning.core import Batch, LatentModel, Loss
 from vae_lightning.data import Digits, ImageData, Images, Splits
 from vae_lightning.distributions import BinaryImage
-from vae_lightning.experiment import checkup_cost, checkup_data, checkup_model, doctor
-from vae_lightning.experiment.doctor import Finding, examine, table
-from vae_lightning.experiment.module import Experiment
+from vae_lightning.doctor import cost as checkup_cost
+from vae_lightning.doctor import data as checkup_data
+from vae_lightning.doctor import examine as doctor
+from vae_lightning.doctor import model as checkup_model
+from vae_lightning.doctor.examine import Finding, examine, table
 from vae_lightning.models import VAE
 from vae_lightning.nets import MLP
 from vae_lightning.objectives import ELBO, IWAE, Linear, Reconstruction
+from vae_lightning.train.module import Experiment
 
 SMALL = partial(MLP, hidden=[32])
 

@@ -16,10 +16,10 @@ from torch.distributions import Independent, MultivariateNormal, Normal, kl_dive
 from vae_lightning.conditionals import BernoulliLikelihood, GaussianLikelihood, GaussianPosterior, PointMass
 from vae_lightning.core import Batch, Draw, LatentModel
 from vae_lightning.metrics import importance
-from vae_lightning.metrics.annealing import annealed_log_prob, sigmoidal
-from vae_lightning.metrics.gap import inference_gap, prior_log_prob
-from vae_lightning.metrics.ppca import ppca_log_prob
-from vae_lightning.metrics.refinement import Bounds, refined
+from vae_lightning.metrics.baselines import ppca_log_prob
+from vae_lightning.metrics.estimators.annealing import annealed_log_prob, sigmoidal
+from vae_lightning.metrics.estimators.gap import inference_gap, prior_log_prob
+from vae_lightning.metrics.estimators.refinement import Bounds, refined
 from vae_lightning.metrics.sharpness import CUT, edge_width, frequencies, high_frequency_energy
 from vae_lightning.models import VAE
 from vae_lightning.nets import MLP
@@ -171,7 +171,7 @@ def test_annealing_leaves_model_generator_and_caller_as_they_were() -> None:
 
 def test_images_do_not_depend_on_how_many_move_together(monkeypatch: pytest.MonkeyPatch) -> None:
     model, x = linear_gaussian(orthogonal(), shift=0.2, images=7)
-    monkeypatch.setattr("vae_lightning.metrics.tiles.TILE_VALUES", 8 * 4 * 40 * 2)  # two images of 40 chains
+    monkeypatch.setattr("vae_lightning.metrics.estimators.tiles.TILE_VALUES", 8 * 4 * 40 * 2)  # two images of 40 chains
     found = annealed_log_prob(model, {"image": x}, 36, temperatures=20, leapfrog_steps=3)
     assert found.log_prob.shape == found.standard_error.shape == (7,)
     assert ((found.log_prob - exact(model, x)) / found.standard_error).abs().max() < 3.5

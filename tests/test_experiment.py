@@ -24,7 +24,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from tests.conftest import REPOSITORY, generated_flags
 from vae_lightning import load_model
-from vae_lightning.experiment.results import Results
+from vae_lightning.report.results import Results
 
 DIGITS = REPOSITORY / "configs" / "experiment" / "digits.yaml"
 SHORT = ["--trainer.callbacks=null", "--trainer.enable_progress_bar=false"]
@@ -328,7 +328,7 @@ def test_best_and_newest_are_what_they_say(cli: Callable) -> None:
     assert cli("fit", "-c", DIGITS, *SHORT, *names, *worse).status == 0
     bounds = [float(row["val/elbo"]) for row in history("runs/digits/1") if row["val/elbo"]]
     assert bounds[-1] < max(bounds)
-    from vae_lightning.experiment.checkpoint import find_checkpoint
+    from vae_lightning.checkpoint import find_checkpoint
 
     assert find_checkpoint("runs/digits/1").stem == f"epoch={bounds.index(max(bounds))}"
     refused = cli("fit", "-c", DIGITS, *SHORT, "--checkpoint.save_top_k=2")
@@ -370,8 +370,9 @@ def test_pictures_show_the_same_images_with_the_same_noise(cli: Callable) -> Non
 
 
 def test_traversals_begin_with_the_most_informative_latent() -> None:
-    from vae_lightning.experiment.pictures import Traversals, reconstruction_grid
+    from vae_lightning.images.pictures import reconstruction_grid
     from vae_lightning.models import VAE
+    from vae_lightning.train.pictures import Traversals
 
     model = VAE((1, 2, 2), 2, latent_size=3).eval()
     with torch.no_grad():

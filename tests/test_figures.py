@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import REPOSITORY
-from vae_lightning.experiment.results import Results
+from vae_lightning.report.results import Results
 
 EXPERIMENTS = REPOSITORY / "configs" / "experiment"
 pytestmark = pytest.mark.slow

@@ -13,8 +13,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from tests.conftest import REPOSITORY
 from vae_lightning.data import ImageData
-from vae_lightning.experiment import lean
-from vae_lightning.experiment.module import Experiment
+from vae_lightning.train import loop as lean
+from vae_lightning.train.module import Experiment
 
 DIGITS = REPOSITORY / "configs" / "experiment" / "digits.yaml"
 TAKEN_OVER = (

@@ -20,7 +20,7 @@ from vae_lightning.conditionals import (
     GaussianPosterior,
 )
 from vae_lightning.metrics import importance, log_prob, log_prob_curve
-from vae_lightning.metrics.tiles import TILE_VALUES, tile_size
+from vae_lightning.metrics.estimators.tiles import TILE_VALUES, tile_size
 from vae_lightning.models import VAE
 from vae_lightning.nets import MLP, ConvDecoder
 from vae_lightning.objectives import ELBO, IWAE

@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vae_lightning.experiment.page import CAPTIONS, figures, report, table
-from vae_lightning.experiment.results import Results, Section
+from vae_lightning.report.page import CAPTIONS, figures, report, table
+from vae_lightning.report.results import Results, Section
 
 VOID = {"meta", "img", "br", "hr", "link", "input"}
 HOSTILE = "<script>alert(\"1\")</script> & 'co'"

@@ -14,10 +14,10 @@ from torch.distributions import Normal
 
 from tests.test_estimators import correlated, exact, linear_gaussian, orthogonal, precision
 from vae_lightning.core import Batch
-from vae_lightning.experiment import measure
+from vae_lightning.measure import measure
 from vae_lightning.metrics import Evaluation, importance
-from vae_lightning.metrics.likelihood import Importance
-from vae_lightning.metrics.pareto import PRIOR_SHAPE, PRIOR_WEIGHTS, keep_largest, pareto_shape, tail_length
+from vae_lightning.metrics.estimators.importance import Importance
+from vae_lightning.metrics.estimators.pareto import PRIOR_SHAPE, PRIOR_WEIGHTS, keep_largest, pareto_shape, tail_length
 
 
 def unshrunk(shape: Tensor, tail: int) -> Tensor:

@@ -12,11 +12,11 @@ from sklearn.mixture import GaussianMixture as Oracle
 from torch import Tensor
 from torch.distributions import Distribution, Independent, Normal
 
+from vae_lightning.conditionals import GaussianMixture
 from vae_lightning.core import Conditional, FromPrior
 from vae_lightning.models import VAE
 from vae_lightning.nets import bounded_log_scale
 from vae_lightning.objectives import ELBO
-from vae_lightning.priors import GaussianMixture
 
 ENCODER = torch.nn.Identity()
 

@@ -21,7 +21,7 @@ from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
 from vae_lightning.data import Images
-from vae_lightning.experiment.odd import fit_in
+from vae_lightning.measure.anomaly import fit_in
 from vae_lightning.metrics import representation
 from vae_lightning.metrics.anomaly import auroc, complexity, likelihood_ratio
 from vae_lightning.metrics.representation import k_nearest, knn_accuracy, label_efficiency, linear_probe

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from vae_lightning.experiment.checkpoint import TrainedModel, load_model
+    from vae_lightning.trained import TrainedModel, load_model
 
 __version__ = "0.1.0"
 __all__ = ["TrainedModel", "__version__", "load_model"]
@@ -14,7 +14,7 @@ __all__ = ["TrainedModel", "__version__", "load_model"]
 def __getattr__(name: str) -> Any:
     """`load_model` and `TrainedModel` import torch and lightning only when they are used."""
     if name in ("TrainedModel", "load_model"):
-        from vae_lightning.experiment import checkpoint
+        from vae_lightning import trained
 
-        return getattr(checkpoint, name)
+        return getattr(trained, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,3 +1,3 @@
-from vae_lightning.experiment.main import main
+from vae_lightning.commands.main import main
 
 raise SystemExit(main())

@@ -26,7 +26,7 @@ from vae_lightning.compression.codecs import Grid
 from vae_lightning.compression.coded import Coded, Settings
 from vae_lightning.compression.densities import image_codec
 from vae_lightning.compression.draws import Inspect, PopPosterior, PopPrior, Retell, StoryTold
-from vae_lightning.compression.exactly import exactly, given
+from vae_lightning.compression.exactness import exactly, given
 from vae_lightning.compression.stack import RESERVE, WORD_BITS, Integers, Stack, StackExhaustedError, seeded
 from vae_lightning.core import LatentModel, Shape
 

@@ -22,7 +22,7 @@ import numpy as np
 
 from vae_lightning.compression.coded import Coded
 from vae_lightning.compression.header import Header
-from vae_lightning.compression.memory import available_memory, require_memory
+from vae_lightning.memory import available_memory, require_memory
 
 MAGIC = b"\x89VLZ\r\n\x1a\n"
 VERSION = 1

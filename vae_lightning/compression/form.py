@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
+from torch import Tensor
+
 KINDS = ("files", "array", "split")
 AXES = ("NCHW", "NHW", "NHWC")
 DTYPES = ("|b1", "|u1", "|i1", *(f"{order}{kind}{size}" for order in "<>" for kind in "ui" for size in (2, 4, 8)))
@@ -80,6 +82,18 @@ class Form:
         for name, values in (("names", self.names), ("labels", self.labels)):
             if values is not None:
                 expect(len(values) == count, f"the number of {name}", f"the number of images, {count}", len(values))
+
+
+@dataclass(frozen=True)
+class GivenImages:
+    """Images (N, C, H, W) uint8, integers 0..levels-1, and how they came."""
+
+    image: Tensor
+    form: Form
+
+    def name(self, row: int) -> str:
+        """What to call an image in a list."""
+        return f"image {row}" if self.form.names is None else self.form.names[row]
 
 
 def check_names(names: Sequence[str]) -> None:

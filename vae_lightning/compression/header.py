@@ -14,8 +14,8 @@ import numpy as np
 
 from vae_lightning.compression.coded import Settings
 from vae_lightning.compression.form import Form, expect, is_whole
-from vae_lightning.compression.memory import require_memory
 from vae_lightning.compression.stack import WORD_BITS
+from vae_lightning.memory import require_memory
 
 MOST_RUNS = 2**16
 """Runs of equal batches in a layout."""

@@ -1,4 +1,4 @@
-"""nn.Modules that return a Distribution: encoders q(z|x) and likelihoods p(x|z)."""
+"""nn.Modules that return a Distribution: encoders q(z|x), likelihoods p(x|z) and priors p(z)."""
 
 from vae_lightning.conditionals.bernoulli import BernoulliLikelihood, ContinuousBernoulliLikelihood
 from vae_lightning.conditionals.discrete import (
@@ -13,8 +13,10 @@ from vae_lightning.conditionals.gaussian import (
     GaussianOptimalScaleLikelihood,
     GaussianPixelScaleLikelihood,
 )
+from vae_lightning.conditionals.gaussian_mixture import GaussianMixture
 from vae_lightning.conditionals.likelihood import Likelihood, LikelihoodFactory
 from vae_lightning.conditionals.posterior import Corrupted, GaussianPosterior, PointMass
+from vae_lightning.conditionals.standard_normal import StandardNormal
 
 __all__ = [
     "BernoulliLikelihood",
@@ -25,6 +27,7 @@ __all__ = [
     "DiscretizedLogisticMixtureLikelihood",
     "GaussianLearnedScaleLikelihood",
     "GaussianLikelihood",
+    "GaussianMixture",
     "GaussianOptimalScaleLikelihood",
     "GaussianPixelScaleLikelihood",
     "GaussianPosterior",
@@ -32,4 +35,5 @@ __all__ = [
     "LikelihoodFactory",
     "LinkedLogisticLikelihood",
     "PointMass",
+    "StandardNormal",
 ]

@@ -1,8 +1,8 @@
 """Measures of models and their baselines. All in nats per image unless the name says otherwise."""
 
 from vae_lightning.metrics.baselines import gaussian_rate_distortion, independent_pixels_nll, pca_squared_error
+from vae_lightning.metrics.estimators.importance import Importance, importance, log_prob, log_prob_curve
 from vae_lightning.metrics.evaluation import Evaluation, nats_per_bit_per_dim, sample_counts
-from vae_lightning.metrics.likelihood import Importance, importance, log_prob, log_prob_curve
 from vae_lightning.metrics.mean import MeanWithError
 
 __all__ = [

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from vae_lightning.core import Batch, LatentModel, PosteriorMean, Trace
-from vae_lightning.metrics.likelihood import importance
+from vae_lightning.metrics.estimators.importance import importance
+from vae_lightning.metrics.estimators.pareto import FEWEST, TOO_HEAVY, tail_length
+from vae_lightning.metrics.estimators.refinement import refined
 from vae_lightning.metrics.mean import MeanWithError, from_all_processes
-from vae_lightning.metrics.pareto import FEWEST, TOO_HEAVY, tail_length
-from vae_lightning.metrics.refinement import refined
 
 SMALLEST_SSIM = 11
 """Side of the window that structural similarity is taken over (Wang et al. 2004)."""

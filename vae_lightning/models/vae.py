@@ -7,9 +7,8 @@ from collections.abc import Callable
 from torch import Tensor
 from torch.distributions import Distribution
 
-from vae_lightning.conditionals import BernoulliLikelihood, GaussianPosterior, LikelihoodFactory
+from vae_lightning.conditionals import BernoulliLikelihood, GaussianPosterior, LikelihoodFactory, StandardNormal
 from vae_lightning.core import Batch, Conditional, Draw, LatentModel, Prior, Shape
-from vae_lightning.priors import StandardNormal
 
 
 class VAE(LatentModel):

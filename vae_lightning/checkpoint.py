@@ -1,0 +1,100 @@
+"""Checkpoint files: finding them, reading them safely, and loading their weights."""
+
+from __future__ import annotations
+
+import pickle
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vae_lightning.files import age
+
+RECORD = "vae_lightning"
+"""The checkpoint's key for what rebuilds the model without arguments, in plain data."""
+REQUIRED = {"config", "image_shape", "levels"}
+SECTIONS = {"seed_everything", "model", "data", "trainer", "checkpoint", "run"}
+
+
+def find_checkpoint(path: str | Path, prefer: str = "best") -> Path:
+    """The checkpoint file that a path means: a file itself, the best (or last) of a run's folder, or that of the newest
+    run in an experiment's folder.
+
+    Raises:
+        FileNotFoundError: nothing there, or a folder without checkpoints.
+    """
+    path = Path(path).expanduser()
+    if path.is_file():
+        return path
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: expected a checkpoint file or the folder of a run, got nothing there.")
+    run = path if (path / "checkpoints").is_dir() else max(path.glob("*/"), key=age, default=path)
+    files = sorted((run / "checkpoints").glob("*.ckpt"), key=lambda file: (file.stat().st_mtime, file.name))
+    if not files:
+        raise FileNotFoundError(f"{path}: expected checkpoints/*.ckpt in it or in a run below it, got none.")
+    last = [file for file in files if file.stem.startswith("last")]
+    best = [file for file in files if file not in last]
+    if prefer == "best" and len(best) > 1 and last:
+        best = [file for file in best if file.name == best_name(last[-1])] or best
+    first, second = (best, last) if prefer == "best" else (last, best)
+    return (first or second)[-1]
+
+
+def best_name(last: Path) -> str | None:
+    """What the checkpoint callback, whose state the last checkpoint holds, calls the best one."""
+    states = [state for state in read_checkpoint(last)["callbacks"].values() if state.get("monitor") is not None]
+    return Path(states[0]["best_model_path"]).name if states else None
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """The checkpoint's content, on the CPU, by torch's safe loading only.
+
+    Raises:
+        ValueError: not a checkpoint, damaged, or not one of this project.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if (broken := archive.testzip()) is not None:  # torch does not look at the checksums
+                raise zipfile.BadZipFile(f"{broken} has not the checksum it was written with")
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, zipfile.BadZipFile, KeyError, ValueError) as error:
+        first = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
+        raise ValueError(
+            f"{path}: expected a checkpoint that torch can load safely, got a file that is none, is damaged or holds "
+            f"more than plain data ({first}): give a checkpoint that `vae-lightning fit` wrote."
+        ) from error
+    if not isinstance(content, dict) or RECORD not in content or "state_dict" not in content:
+        raise ValueError(
+            f"{path}: expected a checkpoint that `vae-lightning fit` wrote, got a file of another program."
+        )
+    if not isinstance(content[RECORD], dict) or not content[RECORD].keys() >= REQUIRED:
+        raise ValueError(
+            f"{path}: expected the record {sorted(REQUIRED)} in the checkpoint, got another: train it anew."
+        )
+    if content[RECORD]["config"] is None:
+        raise ValueError(
+            f"{path}: expected a checkpoint that holds its configuration, got one of an Experiment built in Python: "
+            "rebuild it there and use load_weights, or train it from a configuration file."
+        )
+    if not isinstance(content[RECORD]["config"], dict) or not content[RECORD]["config"].keys() >= SECTIONS:
+        raise ValueError(f"{path}: expected a configuration with {sorted(SECTIONS)} in the checkpoint, got another.")
+    return content
+
+
+def load_weights(module: nn.Module, state: dict[str, Tensor], path: Path) -> None:
+    """Loads a checkpoint's weights; raises ValueError where they are another model's."""
+    try:
+        module.load_state_dict(state)
+    except RuntimeError as error:
+        detail = " ".join(line.strip() for line in str(error).splitlines()[1:3])
+        raise ValueError(
+            f"{path}: expected weights of the model configured here, got those of another one ({detail}): leave "
+            "the model's settings to the checkpoint, or give the checkpoint of this model."
+        ) from error
+
+
+def folder_of(checkpoint: Path) -> Path:
+    """The run that a checkpoint lies in, or the checkpoint's own folder where it was moved out of one."""
+    return checkpoint.parent.parent if checkpoint.parent.name == "checkpoints" else checkpoint.parent

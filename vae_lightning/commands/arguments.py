@@ -1,0 +1,86 @@
+"""What stands around the command line: a checkpoint's configuration in front of the arguments, and less noise."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import yaml
+
+from vae_lightning.checkpoint import RECORD, find_checkpoint, read_checkpoint
+from vae_lightning.run.folder import Run, newest_run
+
+
+@contextmanager
+def checkpoint_config(args: list[str]) -> Iterator[list[str]]:
+    """The arguments with the checkpoint's own configuration in front of them, so that whatever the user says wins."""
+    index, value = _find_option(args, "--ckpt_path")
+    with_config = any(arg in ("-c", "--config") or arg.startswith("--config=") for arg in args)
+    if value is None or (value == "last" and with_config):
+        yield args
+        return
+    fitting = args[0] == "fit"
+    run = _newest(args) if value == "last" else Path(value)
+    path = find_checkpoint(run, prefer="last" if fitting else "best")
+    config = read_checkpoint(path)[RECORD]["config"]
+    keys = ("seed_everything", "model", "data", *(("trainer", "checkpoint", "run") if fitting else ()))
+    kept = {key: config[key] for key in keys}
+    if fitting:
+        kept["run"] = {**kept["run"], "name": None}
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "checkpoint.yaml"
+        file.write_text(yaml.safe_dump(kept))
+        rest = [*args[1:index], f"--ckpt_path={path}", *args[index + (1 if "=" in args[index] else 2) :]]
+        yield [args[0], "--config", str(file), *rest]
+
+
+def _newest(args: list[str]) -> Path:
+    """The run that `last` means without a configuration file: as far as --run.* narrow it down, the newest."""
+    said = {key: value for key in ("root", "experiment", "name") if (value := _find_option(args, f"--run.{key}")[1])}
+    return newest_run(Run(**said), everywhere="experiment" not in said)
+
+
+def _find_option(args: list[str], name: str) -> tuple[int, str | None]:
+    """Where an option stands and what it says."""
+    for i, arg in enumerate(args):
+        if arg.startswith(f"{name}="):
+            return i, arg.partition("=")[2]
+        if arg == name and i + 1 < len(args):
+            return i, args[i + 1]
+    return -1, None
+
+
+NOISE = (
+    "Tip:",
+    "GPU available",
+    "TPU available",
+    "HPU available",
+    "Seed set to",
+    "Restor",
+    "Loaded model weights",
+    "`Trainer.fit` stopped",
+)
+
+
+def quieten() -> None:
+    """Leaves out what Lightning says at every run and no user can act on."""
+    keep = lambda record: not any(words in record.getMessage() for words in NOISE)  # noqa: E731
+    for name in (
+        "lightning.pytorch.utilities.rank_zero",
+        "lightning.fabric.utilities.seed",
+        "lightning.fabric.utilities.rank_zero",
+        "lightning.pytorch",
+    ):
+        logging.getLogger(name).addFilter(keep)
+    for words in (
+        "does not have many workers",
+        "LeafSpec",
+        "treespec",
+        "`isinstance\\(treespec",
+        "exists and is not empty",
+    ):
+        warnings.filterwarnings("ignore", f".*{words}.*")

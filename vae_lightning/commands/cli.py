@@ -1,0 +1,224 @@
+"""The command line: LightningCLI, with a checkpoint's own configuration below what the user says."""
+
+from __future__ import annotations
+
+import gc
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jsonargparse import ArgumentError, ArgumentParser, Namespace
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+
+from vae_lightning import conditionals, data, models, nets, objectives
+from vae_lightning.checkpoint import find_checkpoint, folder_of, load_weights, read_checkpoint
+from vae_lightning.commands.arguments import checkpoint_config, quieten
+from vae_lightning.commands.explain import explain
+from vae_lightning.commands.trainer import CommandTrainer
+from vae_lightning.data import ImageData
+from vae_lightning.files import require_writable
+from vae_lightning.measure.measure import measure
+from vae_lightning.report.curve import draw_curve
+from vae_lightning.report.page import report
+from vae_lightning.report.predictions import write_predictions
+from vae_lightning.report.results import FILE
+from vae_lightning.run.folder import INHERITED, RecordRun, Run, claim, drop_if_unused, newest_run
+from vae_lightning.run.loggers import CSVHistory, as_list, attach, finish, place_wandb
+from vae_lightning.train import pictures, progress
+from vae_lightning.train.loop import ask_cuda_directly, use_lean_loop
+from vae_lightning.train.module import Experiment
+from vae_lightning.train.process import part_company, tune_process, with_float64
+from vae_lightning.train.resume import check_training
+
+SLOTS = (conditionals, models, nets, objectives, pictures, progress)
+"""Imported so that configuration files can name their classes by the last word alone."""
+
+
+class CLI(LightningCLI):
+    """LightningCLI with runs in folders, checkpoints that bring their configuration, and commands of its own."""
+
+    run_folder: Path | None = None
+    until: int | None = None  # the step up to which a resumed run's metrics are kept
+
+    def __init__(self, given: list[str], *args: Any, **kwargs: Any) -> None:
+        self.given, self.command = given, given[0]
+        super().__init__(*args, **kwargs)
+
+    def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
+        """The one command that runs: each parser costs a tenth of a second to build."""
+        theirs = {"train_dataloaders", "val_dataloaders", "dataloaders", "verbose", "weights_only"}
+        return {self.command: {"model", "datamodule", "return_predictions"} | theirs}
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        # In every command, though only `fit` needs them: an experiment's file stands behind any -c.
+        parser.add_class_arguments(Run, "run")
+        parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
+        parser.set_defaults(
+            {
+                "checkpoint.monitor": "val/elbo",
+                "checkpoint.mode": "max",
+                "checkpoint.filename": "best",
+                "checkpoint.enable_version_counter": False,
+            }
+        )
+
+    @property
+    def section(self) -> Namespace:
+        """The configuration of the command that runs."""
+        section: Namespace = self.config[self.subcommand]
+        return section
+
+    def before_instantiate_classes(self) -> None:
+        section, fitting = self.section, self.subcommand == "fit"
+        section.trainer.accelerator = with_float64(section.trainer.accelerator)
+        self.config_dump: dict[str, Any] = {}  # Lightning's copy, which nothing here reads, costs a quarter of a second
+        if fitting and section.ckpt_path == "last":
+            section.ckpt_path = str(find_checkpoint(newest_run(section.run), prefer="last"))
+        checkpoint = section.get("ckpt_path")
+        if not fitting and self.subcommand != "doctor" and checkpoint is None:
+            raise ValueError(
+                f"{self.subcommand}: expected --ckpt_path with a checkpoint file or a run's folder, got none."
+            )
+        if section.model.image_shape is None:
+            data_parser = ArgumentParser()
+            data_parser.add_class_arguments(ImageData, "data")
+            images = data_parser.instantiate(Namespace(data=section.data)).data
+            section.model.image_shape, section.model.levels = list(images.image_shape), images.levels
+        if not fitting:
+            if checkpoint is not None:
+                self.run_folder = folder_of(Path(checkpoint))
+                name = f"{self.run_folder.parent.name}/{self.run_folder.name}"
+                place_wandb(section.trainer.logger, self.run_folder, name)
+            section.trainer.logger = section.trainer.logger or False
+            section.trainer.callbacks, section.trainer.enable_checkpointing = None, False
+            self._parser(self.subcommand).callback_keys = []
+            self.save_config_callback = None
+        elif section.trainer.fast_dev_run:
+            self.save_config_callback = None
+        else:
+            self._open_run(section)
+
+    def _open_run(self, section: Namespace) -> None:
+        """Finds or makes the run's folder, and gives the loggers their place in it."""
+        check_training(section, None if section.ckpt_path is None else read_checkpoint(Path(section.ckpt_path)))
+        recorded = section.clone()
+        recorded.ckpt_path = None
+        text = self._parser(self.subcommand).dump(recorded, skip_none=False)
+        if section.ckpt_path is not None and section.run.name is None:
+            checkpoint = Path(section.ckpt_path)
+            self.run_folder, self.until = folder_of(checkpoint), read_checkpoint(checkpoint)["global_step"]
+            moved_out = not (self.run_folder / "checkpoints").is_dir()
+            last = checkpoint if moved_out else find_checkpoint(self.run_folder, prefer="last")
+            if read_checkpoint(last)["global_step"] > self.until:
+                raise ValueError(
+                    f"{checkpoint}: expected the run's last checkpoint, got one of step {self.until}, from which the "
+                    f"run has gone on: give {last} to go on with it, or --run.name to begin another run from here."
+                )
+        else:
+            self.run_folder = claim(section.run)
+        os.environ[INHERITED] = str(self.run_folder)
+        self.save_config_kwargs = {"folder": self.run_folder, "text": text, "command": self.given}
+        place_wandb(section.trainer.logger, self.run_folder, f"{section.run.experiment}/{self.run_folder.name}")
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        if self.run_folder is not None and self.subcommand == "fit":
+            # The monitored callback's own `last` is written only beside a new best: a kill would lose what came since.
+            last = ModelCheckpoint(filename="last", save_on_train_epoch_end=True, enable_version_counter=False)
+            self.trainer_defaults["callbacks"] = [last]
+            self.model.config = yaml.safe_load(self.save_config_kwargs["text"])
+            loggers = as_list(self.config_init[self.subcommand].trainer.logger)
+            kwargs["logger"] = [CSVHistory(self.run_folder, self.until), *loggers]
+        trainer = super().instantiate_trainer(**kwargs)
+        use_lean_loop(trainer)
+        return trainer
+
+    def after_instantiate_classes(self) -> None:
+        """Loads the checkpoint's weights here, where another model's are refused by name."""
+        gc.freeze()  # what is there by now stays: main() has left the collector off until here
+        gc.enable()
+        if self.subcommand == "fit" and self.section.ckpt_path is None and self.section.run.warm_start is not None:
+            warm = find_checkpoint(self.section.run.warm_start)
+            load_weights(self.model, read_checkpoint(warm)["state_dict"], warm)
+            self.model.is_warm = True
+        if self.section.get("ckpt_path") is None:
+            return
+        path = Path(self.section.ckpt_path)
+        load_weights(self.model, read_checkpoint(path)["state_dict"], path)
+        if self.subcommand in ("validate", "test", "predict"):
+            self.config_init[self.subcommand].ckpt_path = None  # the Trainer need not load them again
+
+    # -- what happens around the Trainer's own methods -----------------------------------------------------------------
+
+    def after_fit(self) -> None:
+        if self.run_folder is None or not self.trainer.is_global_zero:
+            return
+        draw_curve(self.run_folder)
+        finish(self.trainer.loggers)
+        print(f"run: {self.run_folder}\ntest it: vae-lightning test --ckpt_path {self.run_folder}")
+
+    def test(self, **kwargs: Any) -> None:
+        assert self.run_folder is not None
+        require_writable(self.run_folder / FILE)
+        self.trainer.test(verbose=False, **kwargs)
+        part_company()
+        if self.trainer.is_global_zero:
+            results = measure(self.model, self.datamodule, self.run_folder)
+            print(results.table())
+            print(f"kept: {results.write(self.run_folder)}")
+            if self.trainer.loggers:
+                attach(self.trainer.loggers, report(self.run_folder), "report")
+                finish(self.trainer.loggers)
+
+    def predict(self, **kwargs: Any) -> None:
+        if self.trainer.world_size > 1:
+            raise ValueError(f"predict: expected one process, got {self.trainer.world_size}: set --trainer.devices 1.")
+        batches: Any = self.trainer.predict(return_predictions=True, **kwargs)
+        assert self.run_folder is not None
+        assert batches
+        path = self.run_folder / "predictions.csv"
+        names = write_predictions(batches, path)
+        print(f"{', '.join(names)} of each test image, nats (bits where so named): {path}")
+
+
+def run(command: str, options: list[str]) -> None:
+    """Runs one of Lightning's commands, or of those of `CommandTrainer`.
+
+    Raises:
+        ValueError: what the parser or Lightning says of the configuration, in one sentence.
+    """
+    gc.disable()  # imports and parsers make a million objects that stay, and each collection looks at all of them
+    os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"  # Lightning loads checkpoints itself, and safely like this
+    os.environ.pop(INHERITED, None) if "LOCAL_RANK" not in os.environ else None
+    quieten()
+    tune_process()
+    ask_cuda_directly()
+    strict = {"exit_on_error": False, "allow_abbrev": False}  # errors come here; a misspelt flag is no abbreviation
+    given, before = [command, *options], sys.argv
+    try:
+        with checkpoint_config(given) as full:
+            sys.argv = [sys.argv[0], *full]
+            CLI(
+                given,
+                Experiment,
+                ImageData,
+                trainer_class=CommandTrainer,
+                save_config_callback=RecordRun,
+                seed_everything_default=0,
+                auto_configure_optimizers=False,
+                parser_kwargs={"prog": "vae-lightning", **strict, command: dict(strict)},
+            )
+    except ArgumentError as error:
+        classes = [name for slot in (*SLOTS, data) for name in vars(slot) if name[0].isupper()]
+        raise ValueError(explain(error, classes)) from error
+    except MisconfigurationException as error:
+        raise ValueError(str(error)) from error
+    finally:
+        sys.argv = before
+        drop_if_unused(os.environ.get(INHERITED))
+        gc.unfreeze()
+        gc.enable()

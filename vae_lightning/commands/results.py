@@ -1,0 +1,38 @@
+"""Commands that read what runs have left, and need no model."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from vae_lightning.run.find import find_run
+
+
+def compare(command: str, given: list[str]) -> None:
+    """vae-lightning compare RUN RUN ... [--output DIR]"""
+    from vae_lightning.report.compare import compare as put_side_by_side
+    from vae_lightning.report.compare import text, write
+
+    parser = argparse.ArgumentParser(
+        f"vae-lightning {command}", description="The numbers of several runs side by side."
+    )
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folder of a tested run, or of an experiment")
+    parser.add_argument(
+        "--output", type=Path, help="folder for compare.txt, .csv and .html; the first run's by default"
+    )
+    options = parser.parse_args(given)
+    runs = [find_run(path) for path in options.runs]
+    comparison, folder = put_side_by_side(runs), options.output or runs[0]
+    print(text(comparison))
+    write(comparison, folder)
+    print(f"kept: {folder / 'compare.txt'}, .csv, .html")
+
+
+def report(command: str, given: list[str]) -> None:
+    """vae-lightning report RUN"""
+    from vae_lightning.report import page
+
+    parser = argparse.ArgumentParser(f"vae-lightning {command}", description="A run as one self-contained HTML page.")
+    parser.add_argument("run", type=Path, metavar="RUN", help="folder of a run, or of an experiment")
+    options = parser.parse_args(given)
+    print(f"report: {page.report(find_run(options.run))}")

@@ -1,0 +1,197 @@
+"""The commands beside Lightning's own: methods of the Trainer, whose signatures become the flags."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.pytorch import Trainer
+from torch import Tensor
+
+from vae_lightning.checkpoint import folder_of
+from vae_lightning.data import ImageData, ImageSource
+from vae_lightning.data.module import Split
+from vae_lightning.files import require_writable, write_atomically
+from vae_lightning.images.pictures import grid, reconstruction_grid, save_picture
+from vae_lightning.report.results import Results
+from vae_lightning.train.module import Experiment
+from vae_lightning.trained import TrainedModel
+
+PICTURES, ARRAYS = (".png",), (".npy", ".npz")
+
+
+class CommandTrainer(Trainer):
+    """Lightning's Trainer with `doctor`, `sample`, `reconstruct` and `encode`."""
+
+    def doctor(self, model: Experiment, datamodule: ImageData) -> None:
+        """Looks a configuration and its data over before training; status 1 where something wants a look."""
+        from vae_lightning.doctor.examine import examine, table
+
+        model = model.to(self.strategy.root_device)
+        findings = examine(model, datamodule, self.max_epochs, self.gradient_clip_val)
+        print(table(findings))
+        if not all(finding.ok for finding in findings):
+            raise SystemExit(1)
+
+    def sample(
+        self,
+        model: Experiment,
+        datamodule: ImageData,
+        ckpt_path: str,
+        num_samples: int = 64,
+        mean: bool = True,
+        output: str | None = None,
+    ) -> None:
+        """Draws images from the prior: a picture, or an array.
+
+        Args:
+            ckpt_path: checkpoint file or run folder.
+            num_samples: how many.
+            mean: E[x|z] of each z; false draws x from p(x|z).
+            output: file to write, .png for a picture, .npy for the integer images (N, C, H, W); null means samples.png
+                in the run's folder.
+        """
+        require_some("num_samples", num_samples)
+        trained = self._trained(model)
+        file = output_file(output, Path(ckpt_path), "samples.png", (*PICTURES, ".npy"))
+        parts: list[Tensor] = []
+        for start in range(0, num_samples, datamodule.eval_batch_size):
+            px = trained.sample(min(datamodule.eval_batch_size, num_samples - start))
+            parts.append((px.mean if mean else px.sample()).cpu())
+        images = torch.cat(parts)
+        if file.suffix == ".npy":  # a Gaussian also draws what is darker than black
+            levels = images.round().clamp(0, trained.levels - 1).to(torch.uint8)
+            write_atomically(file, lambda stream: np.save(stream, levels.numpy()))
+        else:
+            save_picture(grid(images, max(1, round(num_samples**0.5)), trained.levels), file)
+        print(f"{num_samples} samples: {file}")
+
+    def reconstruct(
+        self,
+        model: Experiment,
+        datamodule: ImageData,
+        ckpt_path: str,
+        split: Split = "test",
+        num_images: int = 32,
+        output: str | None = None,
+    ) -> None:
+        """Shows images and their reconstructions at the posterior's mean, rows of originals above theirs.
+
+        Args:
+            ckpt_path: checkpoint file or run folder.
+            split: which images.
+            num_images: how many at most, evenly over the split.
+            output: file to write, .png for a picture, .npz for the arrays `image`, `reconstruction` and `index`, their
+                places in the split; null means reconstructions.png in the run's folder.
+        """
+        require_some("num_images", num_images)
+        trained = self._trained(model)
+        file = output_file(output, Path(ckpt_path), "reconstructions.png", (*PICTURES, ".npz"))
+        self._read(model, datamodule)
+        index = datamodule.splits[split].some_rows(num_images)
+        image = datamodule.splits[split].take(index)
+        if file.suffix == ".npz":
+            batches = image.split(datamodule.eval_batch_size)
+            mean = torch.cat([trained.reconstruct(part).mean.cpu() for part in batches])
+            write_atomically(file, lambda stream: np.savez(stream, image=image, reconstruction=mean, index=index))
+        else:
+            with torch.no_grad():
+                pairs = reconstruction_grid(trained.latent_model, image.float().to(self.strategy.root_device))
+            save_picture(grid(pairs, min(8, len(image)), trained.levels), file)
+        print(f"{len(image)} images of the {split} split and their reconstructions: {file}")
+
+    def encode(
+        self,
+        model: Experiment,
+        datamodule: ImageData,
+        ckpt_path: str,
+        split: Split = "test",
+        output: str | None = None,
+    ) -> None:
+        """Writes the posterior of every image of a split: arrays `mean` and `scale`, (N, d), and `label` where there
+        are classes.
+
+        Args:
+            ckpt_path: checkpoint file or run folder.
+            split: which images.
+            output: the .npz file to write; null means codes.npz in the run's folder.
+        """
+        trained = self._trained(model)
+        file = output_file(output, Path(ckpt_path), "codes.npz", (".npz",))
+        self._read(model, datamodule)
+        images = datamodule.splits[split]
+        posteriors = [trained.encode(part) for part in images.chunks(datamodule.eval_batch_size)]
+        arrays: dict[str, Any] = {
+            "mean": torch.cat([q.mean.cpu() for q in posteriors]).numpy(),
+            "scale": torch.cat([q.variance.sqrt().cpu() for q in posteriors]).numpy(),
+        }
+        if images.label is not None:
+            arrays["label"] = images.label.numpy()
+        write_atomically(file, lambda stream: np.savez(stream, **arrays))
+        print(f"codes of {len(images)} images of the {split} split, {arrays['mean'].shape[1]} latents: {file}")
+
+    def anomaly(
+        self,
+        model: Experiment,
+        datamodule: ImageData,
+        ckpt_path: str,
+        odd: ImageSource,
+        num_samples: int = 100,
+        num_images: int = 2000,
+        background: str | None = None,
+    ) -> None:
+        """Tells how well the model's scores tell another data set's test images from its own: areas under the ROC
+        curve, also written to anomaly-<odd>.json in the run's folder.
+
+        Args:
+            ckpt_path: checkpoint file or run folder.
+            odd: the other data set; brought to the model's size, channels, levels and binarisation.
+            num_samples: importance samples an image of -log p(x).
+            num_images: of each kind at most, evenly over each test split.
+            background: checkpoint file or run folder of a model of images of the same kind, whose -log p(x) is
+                taken off the model's own: what is common to both kinds of images cancels.
+        """
+        from vae_lightning.measure.anomaly import fit_in, load_background, tell_apart
+
+        require_some("num_samples", num_samples)
+        require_some("num_images", num_images)
+        require_writable(file := folder_of(Path(ckpt_path)) / f"anomaly-{odd.name}.json")
+        trained = self._trained(model)
+        common = None if background is None else load_background(background, trained)
+        self._read(model, datamodule)
+        odd.find(datamodule.root)
+        own, theirs = datamodule.splits["test"], odd.load(datamodule.root, datamodule.download).test
+        normal, other = own.some(num_images).image.float(), fit_in(theirs.some(num_images), odd.levels, datamodule)
+        with torch.random.fork_rng([]):
+            torch.manual_seed(1)
+            section = tell_apart(trained.latent_model, normal, other, model.levels, num_samples, trained.device, common)
+        results = Results(str(file.parent), len(normal), {"odd": odd.name}, [section])
+        rows = {row.name: {"mean": row.mean, "error": row.error} for row in section.rows}
+        print(results.table())
+        write_atomically(file, json.dumps({"odd": odd.name, "images": [len(normal), len(other)], **rows}))
+        print(f"kept: {file}")
+
+    def _trained(self, model: Experiment) -> TrainedModel:
+        trained = TrainedModel(model.latent_model, model.image_shape, model.levels)
+        return trained.eval().to(self.strategy.root_device)
+
+    def _read(self, model: Experiment, data: ImageData) -> None:
+        data.check_matches(model.image_shape, model.levels)
+        data.setup()
+
+
+def require_some(name: str, count: int) -> None:
+    """Raises ValueError where nothing is asked for."""
+    if count < 1:
+        raise ValueError(f"--{name}: expected at least 1, got {count}.")
+
+
+def output_file(output: str | None, checkpoint: Path, default: str, suffixes: tuple[str, ...]) -> Path:
+    """Where to write; raises ValueError for a kind of file that the command does not write."""
+    file = folder_of(checkpoint) / default if output is None else Path(output).expanduser()
+    if file.suffix not in suffixes:
+        raise ValueError(f"--output {file}: expected a file that ends in {' or '.join(suffixes)}.")
+    return file

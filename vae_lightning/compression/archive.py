@@ -1,0 +1,188 @@
+"""Images to a file and back, with a trained model: what the commands of compression do, for any script."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+import vae_lightning
+from vae_lightning.compression import container
+from vae_lightning.compression.bits_back import decode, encode, require_codable
+from vae_lightning.compression.coded import Coded, Settings
+from vae_lightning.compression.container import Contents
+from vae_lightning.compression.exactness import model_hash, probe
+from vae_lightning.compression.form import GivenImages
+from vae_lightning.compression.header import MOST_THREADS, Header, Writer, content_hash, largest_batch, runs
+from vae_lightning.core import LatentModel, Shape
+from vae_lightning.files import whole
+
+SLACK = 2**20
+"""Bits. Decoding takes bits away; forged words under a poor posterior can bring ever more of them instead, and would be
+decoded for as many images as a forged count says."""
+Progress = Callable[[int, float], None]
+
+
+class Trained(Protocol):
+    """A model with what its images are and where it is, such as a `TrainedModel`."""
+
+    latent_model: LatentModel
+    image_shape: Shape
+    levels: int
+
+    @property
+    def device(self) -> torch.device: ...
+
+
+def compress(
+    trained: Trained,
+    given: GivenImages,
+    output: Path,
+    settings: Settings,
+    verify: bool = True,
+    progress: Progress | None = None,
+) -> Contents:
+    """Writes images into a file, which is read back and decoded before it gets its name.
+
+    Raises:
+        OSError: no room on the disk, or no right to write there.
+        ValueError: the model cannot code such images, or the file does not give them back (an error of this program
+            or of the machine).
+    """
+    require_codable(trained.latent_model, trained.image_shape, trained.levels)
+    with threads(min(torch.get_num_threads(), MOST_THREADS)), whole(output) as stream:
+        coded = encode(trained.latent_model, given.image, settings, trained.device, progress)
+        try:
+            container.write(stream, _header(trained, given, coded), coded.words)
+            stream.flush()
+        except OSError as error:
+            raise OSError(
+                f"{output}: expected a file that can be written, got {error}: make room or choose another place."
+            ) from error
+        written = container.read(Path(stream.name))
+        if verify and not torch.equal(_decode(trained, written), given.image):
+            raise ValueError(
+                f"{output}: expected the file to give the images back, got others: nothing was written; report this "
+                "with your versions and the model."
+            )
+    return written
+
+
+def decompress(trained: Trained, contents: Contents, progress: Progress | None = None) -> Tensor:
+    """The images (N, C, H, W) uint8 of a file, every bit of them as it was.
+
+    Raises:
+        ValueError: another model wrote the file, this machine computes other numbers than the writer's, or what came
+            out is not what went in.
+    """
+    header = contents.header
+    shape, levels = tuple(trained.image_shape), trained.levels
+    if (shape, levels) != (header.image_shape, header.levels):
+        raise ValueError(
+            f"expected the model that wrote the file, of images {header.image_shape} with {header.levels} levels, got "
+            f"one of images {shape} with {levels}: give the checkpoint that it was made with by --ckpt_path."
+        )
+    if (ours := model_hash(trained.latent_model, shape, levels)) != header.model:
+        raise ValueError(
+            f"expected the model that wrote the file, {header.model[:16]}, got {ours[:16]}: the file was made with "
+            "another model; give the checkpoint that it was made with by --ckpt_path."
+        )
+    with threads(header.writer.threads):
+        here = this_machine(trained)
+        if torch.get_num_threads() != header.writer.threads or _probe(trained, header.probed) != header.probe:
+            raise ValueError(
+                "this machine computes other numbers than the one that wrote the file and would decode other images "
+                f"({_apart(here, header.writer)}): take the writer's versions, kind of processor and device."
+            )
+        return _decode(trained, contents, progress)
+
+
+def coder_settings(batch_size: int | None, trained: Trained) -> Settings:
+    """The coder's, with batches no larger than a file may have.
+
+    Raises:
+        ValueError: a larger batch was asked for.
+    """
+    most = min(largest_batch(trained.image_shape), 2**20)
+    if batch_size is None:
+        return replace(Settings(), batch_size=min(Settings().batch_size, most))
+    if not 1 <= batch_size <= most:
+        raise ValueError(f"--batch_size: expected 1..{most} images of this shape, got {batch_size}.")
+    return replace(Settings(), batch_size=batch_size)
+
+
+@contextmanager
+def threads(number: int) -> Iterator[None]:
+    """So many threads for arithmetic, and as many as before afterwards."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def this_machine(trained: Trained) -> Writer:
+    """What the model's numbers depend on, here."""
+    return Writer(
+        vae_lightning=vae_lightning.__version__,
+        torch=torch.__version__,
+        constriction=version("constriction"),
+        device=trained.device.type,
+        threads=torch.get_num_threads(),
+        cpu=torch.backends.cpu.get_cpu_capability(),
+    )
+
+
+def _header(trained: Trained, given: GivenImages, coded: Coded) -> Header:
+    header = Header(
+        model=model_hash(trained.latent_model, trained.image_shape, trained.levels),
+        image_shape=tuple(trained.image_shape),
+        levels=trained.levels,
+        count=len(given.image),
+        settings=coded.settings,
+        layout=runs(coded.layout),
+        initial_bits=coded.initial_bits,
+        form=given.form,
+        writer=this_machine(trained),
+        probe="0" * 64,
+    )
+    header = replace(header, probe=_probe(trained, header.probed))
+    return replace(header, content=content_hash(given.image.numpy(), header))
+
+
+def _probe(trained: Trained, sizes: list[int]) -> str:
+    return probe(trained.latent_model, trained.image_shape, trained.levels, sizes, trained.device)
+
+
+def _decode(trained: Trained, contents: Contents, progress: Progress | None = None) -> Tensor:
+    """The images, once they and the header have been found to be those that were written."""
+    coded, header = contents.coded, contents.header
+
+    def watched(done: int, bits: float) -> None:
+        if bits < -(coded.gross_bits + SLACK):
+            raise ValueError("the words do not decode: they become more and more; the file was altered.")
+        if progress is not None:
+            progress(done, bits)
+
+    image = decode(trained.latent_model, coded, header.image_shape, trained.device, watched)
+    if (found := content_hash(image.numpy(), header)) != header.content:
+        raise ValueError(
+            f"expected content of the SHA-256 {header.content[:16]}, got {found[:16]}: the file was altered, "
+            "or this machine computes other numbers than the writer's; nothing was written."
+        )
+    return image
+
+
+def _apart(here: Writer, there: Writer) -> str:
+    """What this machine and the writer's say of themselves that is not the same."""
+    ours, theirs = asdict(here), asdict(there)
+    found = [f"{name} {theirs[name]} there, {ours[name]} here" for name in ours if ours[name] != theirs[name]]
+    same = f"both with torch {here.torch}, {here.device}, {here.cpu}: the processors or their libraries must differ"
+    return "; ".join(found) or same

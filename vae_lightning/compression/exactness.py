@@ -1,0 +1,105 @@
+"""What makes networks say the same numbers, bit for bit, to the encoder and to the decoder; which model wrote a file,
+and whether this machine computes the numbers that the writer's did."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.distributions import Distribution
+
+from vae_lightning.core import Batch, LatentModel
+
+SPREAD = 3.0
+"""The made-up latents lie within this of zero."""
+
+
+def given(model: LatentModel, images: Tensor, device: torch.device) -> Batch:
+    """What the model is given, of the type of its weights: made anew, so that even the memory's alignment and order
+    are the same for the encoder and the decoder. ValueError for weights of half precision."""
+    dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
+    if dtype not in (torch.float32, torch.float64):
+        raise ValueError(f"expected a model with weights of float32 or float64, got {dtype}: give it by .float().")
+    return {"image": images.to(device).to(dtype, copy=True, memory_format=torch.contiguous_format)}
+
+
+@contextmanager
+def exactly(model: LatentModel) -> Iterator[None]:
+    """Evaluation mode, no gradients, and the same algorithms for the same shapes; the modes as they were afterwards."""
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    cudnn = torch.backends.cudnn.flags(enabled=torch.backends.cudnn.enabled, benchmark=False, deterministic=True)
+    try:
+        with torch.inference_mode(), cudnn:
+            yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+def model_hash(model: LatentModel, image_shape: Sequence[int], levels: int) -> str:
+    """SHA-256 of the names, types, shapes and bytes of all weights, in order, and of the images' shape and levels."""
+    digest = hashlib.sha256(json.dumps([list(image_shape), levels]).encode())
+    for name, value in model.state_dict().items():
+        if isinstance(value, Tensor):
+            digest.update(json.dumps([name, str(value.dtype), list(value.shape)]).encode())
+            digest.update(_bytes(value))
+    return digest.hexdigest()
+
+
+def probe(
+    model: LatentModel, image_shape: Sequence[int], levels: int, sizes: Sequence[int], device: torch.device
+) -> str:
+    """SHA-256 of every parameter of every distribution that the story makes of made-up images and latents, for each
+    size of batch. A code can be read only where these are the same to the last bit: another torch, another number of
+    threads, other vector instructions or another device may sum in another order.
+
+    Args:
+        model: on the device.
+        image_shape: (C, H, W).
+        levels: images hold the integers 0..levels-1.
+        sizes: how many images a batch has, in the order in which they are tried.
+        device: where the model is.
+    """
+    digest = hashlib.sha256()
+    raw = np.random.PCG64(0)  # whose stream is the same everywhere
+
+    def draw(name: str, p: Distribution, q: Distribution | None = None) -> Tensor:
+        for value in (*_tensors(q), *_tensors(p)):
+            digest.update(_bytes(value))
+        shape = (size, *p.event_shape)
+        unit = (raw.random_raw(math.prod(shape)) >> 40) / 2.0**23 - 1
+        return torch.from_numpy((SPREAD * unit).astype(np.float32).reshape(shape)).to(device, dtype)
+
+    dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
+    with exactly(model):
+        for size in sizes:
+            shape = (size, *image_shape)
+            image = (raw.random_raw(math.prod(shape)) % levels).astype(np.float32).reshape(shape)
+            given: Batch = {"image": torch.from_numpy(image).to(device, dtype)}
+            for value in _tensors(model(draw, model.encoded(given))):
+                digest.update(_bytes(value))
+    return digest.hexdigest()
+
+
+def _tensors(found: Any) -> Iterator[Tensor]:
+    """Of a distribution and of those it is made of, by the names they are kept under."""
+    if isinstance(found, Tensor):
+        yield found
+    elif isinstance(found, list | tuple):
+        for value in found:
+            yield from _tensors(value)
+    elif isinstance(found, Distribution):
+        for _, value in sorted(vars(found).items()):
+            yield from _tensors(value)
+
+
+def _bytes(value: Tensor) -> bytes:
+    return value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()

@@ -1,0 +1,1 @@
+"""What looks a configuration over before training."""

@@ -1,0 +1,91 @@
+"""A configuration and its data looked over in seconds, before hours are spent on them. All that trains is a copy, and
+the random state is given back: the experiment stays as it came."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from typing import Any, cast
+
+import torch
+
+from vae_lightning.core import Batch
+from vae_lightning.data import ImageData
+from vae_lightning.data.batches import InMemory, binarize
+from vae_lightning.doctor.cost import cost
+from vae_lightning.doctor.data import content, look_at_data
+from vae_lightning.doctor.findings import Case, Finding, finding, first_names, spread
+from vae_lightning.doctor.model import bounds, gradients, normalised, overfit, schedule, start, support
+from vae_lightning.train.module import Experiment
+
+CHECKS = {
+    "the content of the images": content,
+    "p(x|z) of the images": support,
+    "whether p(x|z) is normalised": normalised,
+    "rate and distortion at the start": start,
+    "the gradients": gradients,
+    "overfitting 32 images": overfit,
+    "the schedule": schedule,
+    "the bounds": bounds,
+    "memory and time": cost,
+}
+
+
+def examine(
+    experiment: Experiment, data: ImageData, max_epochs: int | None, gradient_clip_val: float | None = None
+) -> list[Finding]:
+    """What there is to say, good and bad. A check that fails is a finding, and the model is looked at only where its
+    data are what they say they are.
+
+    Args:
+        experiment: on the device that will train; its weights and the global random state are left as they are.
+        data: read here where that has not been done.
+        max_epochs: how long it will train; None or -1 for a training without end.
+        gradient_clip_val: the Trainer's.
+    """
+    with torch.random.fork_rng([experiment.device] if experiment.device.type == "cuda" else []), torch.enable_grad():
+        torch.manual_seed(0)
+        found = list(_guarded("the data", look_at_data, experiment, data))
+        if all(finding.ok for finding in found):
+            epochs = None if max_epochs is None or max_epochs < 0 else max_epochs
+            found += _guarded("the model", _model, experiment, data, epochs, gradient_clip_val)
+    return found
+
+
+def _guarded(name: str, check: Callable[..., Iterator[Finding]], *args: Any) -> Iterator[Finding]:
+    try:
+        yield from check(*args)
+    except Exception as error:
+        said = " ".join(f"{type(error).__name__}: {error}".split())[:400].rstrip(".")
+        yield Finding(False, f"{name} could not be looked at: {said}.", "VAE_LIGHTNING_TRACEBACK=1 and fit say where.")
+
+
+def _model(experiment: Experiment, data: ImageData, epochs: int | None, clip: float | None) -> Iterator[Finding]:
+    train, named = data.splits["train"], dict(experiment.latent_model.named_parameters())
+    bad = [name for name, p in named.items() if not p.isfinite().all()]
+    yield finding(
+        not bad,
+        f"{len(bad)} of {len(named)} parameters hold nan or infinity{first_names(bad)}.",
+        "begin from other weights, and lower the --model.optimizer.lr that made these. The rest is looked at then.",
+    )
+    if bad:
+        return
+    index = spread(train.stored, len(train))
+    some = InMemory(train)[index[torch.randperm(len(index))]]
+    image = binarize(some["image"], data.source.levels) if data.dynamic_binarization else some["image"]
+    some = {name: value.to(experiment.device) for name, value in {**some, "image": image.float()}.items()}
+    model = copy.deepcopy(experiment.latent_model).eval()
+    model.init_from_data(some["image"])
+    case = Case(experiment, data, model, cast(Batch, some), epochs, clip)
+    for name, check in CHECKS.items():
+        yield from _guarded(name, check, case)
+
+
+def table(findings: list[Finding]) -> str:
+    """Each finding on a line, its remedy below it, and their count."""
+    lines = [
+        f"{'ok' if finding.ok else 'LOOK':5}{finding.what}" + (f"\n       {finding.remedy}" if finding.remedy else "")
+        for finding in findings
+    ]
+    wanting = sum(not finding.ok for finding in findings)
+    return "\n".join([*lines, f"{len(findings)} findings, {wanting or 'none'} to look at."])

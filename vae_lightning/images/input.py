@@ -1,0 +1,153 @@
+"""What a user gives to be compressed or weighed - files, folders, an array, or a split of the model's data - as integer
+images."""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vae_lightning.checkpoint import RECORD, find_checkpoint, read_checkpoint
+from vae_lightning.compression.form import DTYPES, Form, GivenImages
+from vae_lightning.core import Shape
+from vae_lightning.data import ImageData
+from vae_lightning.images.files import class_labels, find_files, read_files
+
+SPLITS = ("train", "val", "test")
+ARRAYS = (".npy", ".npz")
+
+
+def read_images(given: list[str], image_shape: Shape, levels: int, checkpoint: Path) -> GivenImages:
+    """The images that a command was given.
+
+    Args:
+        given: image files and folders; or one array, .npy or .npz; or one word, train, val or test.
+        image_shape: (C, H, W) of the model.
+        levels: of the model.
+        checkpoint: whose record says which data the splits are.
+
+    Raises:
+        FileNotFoundError: nothing there.
+        ValueError: images that are not such as the model was built for, or would not come back as they are.
+    """
+    apart = [word for word in given if word in SPLITS or Path(word).suffix.lower() in ARRAYS]
+    if apart and len(given) > 1:
+        raise ValueError(
+            f"IMAGES: expected image files and folders, or one array, or one split, got {apart[0]} among {len(given)}: "
+            "give each its own command."
+        )
+    if given[0] in SPLITS:
+        return _split(given[0], image_shape, levels, checkpoint)
+    paths = [Path(word).expanduser() for word in given]
+    if apart and not paths[0].is_dir():
+        return _array(paths[0], image_shape, levels)
+    files, names = find_files(paths)
+    image, white = _integers(read_files(files, image_shape), levels, [str(file) for file in files])
+    labels, classes = class_labels(names)
+    return GivenImages(image, Form("files", white=white, names=names, labels=labels, classes=classes))
+
+
+def read_data(checkpoint: Path) -> ImageData:
+    """The data that a model was trained on, by its checkpoint's record."""
+    from jsonargparse import ArgumentError, ArgumentParser
+
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(ImageData, "data")
+    config = read_checkpoint(find_checkpoint(checkpoint))[RECORD]["config"]["data"]
+    try:
+        data: ImageData = parser.instantiate(parser.parse_object({"data": config})).data
+    except ArgumentError as error:
+        raise ValueError(f"{checkpoint}: its record of the data does not fit this version: {error}") from None
+    data.setup()
+    return data
+
+
+def _split(split: str, image_shape: Shape, levels: int, checkpoint: Path) -> GivenImages:
+    data = read_data(checkpoint)
+    data.check_matches(image_shape, levels)
+    images = data.fixed(split)  # type: ignore[arg-type]
+    labels = None if images.label is None else tuple(images.label.tolist())
+    return GivenImages(images.image, Form("split", labels=labels))
+
+
+def _array(path: Path, image_shape: Shape, levels: int) -> GivenImages:
+    """A .npy of the images, or a .npz with `image` and, where there are classes, `label`."""
+    array, label = _load(path)
+    if array.dtype.str not in DTYPES:
+        raise ValueError(
+            f"{path}: expected integers 0..{levels - 1}, got an array of {array.dtype}: scale it to them, round, and "
+            "save it as uint8."
+        )
+    channels, height, width = image_shape
+    shapes: dict[str, tuple[int, ...]] = {"NCHW": (channels, height, width), "NHWC": (height, width, channels)}
+    shapes |= {"NHW": (height, width)} if channels == 1 else {}
+    axes = next((axes for axes, shape in shapes.items() if array.shape[1:] == shape), None)
+    if axes is None or not len(array):
+        fit = " or ".join(f"(N, {', '.join(map(str, shape))})" for shape in shapes.values())
+        raise ValueError(
+            f"{path}: expected an array {fit}, as the model was built for, got {array.shape}: bring the images to that "
+            "size first, or train a model of theirs."
+        )
+    if not 0 <= int(array.min()) <= int(array.max()) <= 255:
+        raise ValueError(_range(str(path), levels, f"values from {array.min()} to {array.max()}"))
+    ordered = {"NCHW": array, "NHWC": array.transpose(0, 3, 1, 2) if array.ndim == 4 else array, "NHW": array}[axes]
+    pixels = np.array(ordered, dtype=np.uint8, order="C").reshape(-1, *image_shape)
+    image, white = _integers(torch.from_numpy(pixels), levels, [str(path)])
+    labels = None
+    if label is not None:
+        if label.shape != (len(array),) or label.dtype.kind not in "iu":
+            raise ValueError(
+                f"{path}: expected as many integers in `label` as images, {len(array)}, got {label.shape} of "
+                f"{label.dtype}."
+            )
+        labels = tuple(label.tolist())
+    return GivenImages(image, Form("array", axes, array.dtype.str, white, labels=labels))
+
+
+def _load(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
+    try:
+        found: Any = np.load(path, allow_pickle=False)
+        if isinstance(found, np.ndarray):
+            return found, None
+        with found:
+            return found["image"], found.get("label")
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{path}: expected an array of images, got nothing there.") from None
+    except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        said = " ".join(str(error).split())
+        raise ValueError(
+            f"{path}: expected an array of images (in a .npz: `image`), got something else: {said}."
+        ) from None
+
+
+def _integers(image: Tensor, levels: int, sources: list[str]) -> tuple[Tensor, int]:
+    """Integers 0..levels-1, and what a 1 was in the images as they came.
+
+    Raises:
+        ValueError: values that the model gives no probability.
+    """
+    if levels == 2 and image.max() > 1:
+        odd = ((image != 0) & (image != 255)).flatten(1).any(1)
+        if not odd.any():
+            return image // 255, 255
+        row = int(odd.nonzero()[0])
+        got = f"the value {int(image[row][(image[row] != 0) & (image[row] != 255)][0])}"
+        raise ValueError(
+            f"{sources[min(row, len(sources) - 1)]}: expected binary images, all of them 0 and 255 or all of them 0 "
+            f"and 1, got {got}: binarise first, or give a model of 256 levels."
+        )
+    if image.max() > levels - 1:
+        row = int((image > levels - 1).flatten(1).any(1).nonzero()[0])
+        raise ValueError(_range(sources[min(row, len(sources) - 1)], levels, f"the value {int(image[row].max())}"))
+    return image, 1
+
+
+def _range(source: str, levels: int, got: str) -> str:
+    return (
+        f"{source}: expected the integers 0..{levels - 1}, the levels that the model was built for, got {got}: bring "
+        "the images to them first."
+    )

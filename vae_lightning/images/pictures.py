@@ -1,0 +1,40 @@
+"""Images as one picture, and a picture as a file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torchvision.utils import make_grid
+
+from vae_lightning.core import LatentModel, PosteriorMean
+from vae_lightning.files import write_atomically
+
+SMALLEST_SIDE = 56
+
+
+def grid(images: Tensor, columns: int, levels: int) -> Tensor:
+    """(N, C, H, W) in 0..levels-1 -> one picture (2 to 4, H', W') uint8, small images enlarged by whole pixels. Grey
+    has 3 channels then, and of more than 4 the first 3 are shown."""
+    images = images[:, :3] if images.shape[1] > 4 else images
+    factor = max(1, SMALLEST_SIDE // images.shape[-2])
+    images = (images / (levels - 1)).clamp(0, 1).repeat_interleave(factor, -1).repeat_interleave(factor, -2)
+    return (make_grid(images.cpu(), columns, padding=2, pad_value=0.5) * 255).round().to(torch.uint8)
+
+
+def save_picture(picture: Tensor, path: Path) -> None:
+    """Writes a PNG, whole or not at all."""
+    image = Image.fromarray(picture.permute(1, 2, 0).numpy())  # also with an alpha channel, which torchvision refuses
+    write_atomically(path, lambda stream: image.save(stream, format="PNG", compress_level=1))
+
+
+def reconstruction_grid(model: LatentModel, image: Tensor) -> Tensor:
+    """Rows of originals, each with the row of their reconstructions at the posterior's mean below it."""
+    mean = model(PosteriorMean(), {"image": image}).mean
+    if len(image) <= 8:
+        return torch.cat([image, mean])
+    missing = -len(image) % 8
+    image, mean = (torch.cat([part, part.new_zeros(missing, *part.shape[1:])]) for part in (image, mean))
+    return torch.stack([image.unflatten(0, (-1, 8)), mean.unflatten(0, (-1, 8))], 1).flatten(0, 2)

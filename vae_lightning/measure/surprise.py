@@ -1,0 +1,83 @@
+"""How surprising a model finds images: their self-information -log p(x), the length of an ideal code."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from vae_lightning.compression.exactness import given
+from vae_lightning.compression.form import GivenImages
+from vae_lightning.images.pictures import grid, save_picture
+from vae_lightning.measure.measure import EXTREMES
+from vae_lightning.metrics import log_prob
+from vae_lightning.trained import TrainedModel
+
+CHUNK = 500
+
+
+@dataclass(frozen=True)
+class Weighed:
+    """Code lengths of images by importance sampling and by the ELBO of one sample, (N,): bits where the likelihood is
+    a probability of levels, else nats of a density, which are no length of any code."""
+
+    length: Tensor
+    bound: Tensor
+    is_discrete: bool
+
+    @property
+    def order(self) -> list[int]:
+        """The most surprising first."""
+        return [int(row) for row in self.length.argsort(descending=True, stable=True)]
+
+    def table(self, images: GivenImages) -> str:
+        """One line an image, the most surprising first, and the mean."""
+        values = images.image[0].numel()
+        unit = "bits" if self.is_discrete else "nats (a density's, no code length)"
+        lines = [f"surprise: -log p(x) in {unit}, {'bits/dim, ' if self.is_discrete else ''}-ELBO, image"]
+
+        def line(length: float, bound: float, name: str) -> str:
+            per_dim = f"{length / values:9.4f} " if self.is_discrete else ""
+            return f"{length:11.2f} {per_dim}{bound:11.2f}  {name}"
+
+        lines += [line(self.length[row].item(), self.bound[row].item(), images.name(row)) for row in self.order]
+        mean = line(self.length.mean().item(), self.bound.mean().item(), f"mean of {len(self.length)}")
+        return "\n".join([*lines, mean])
+
+
+@torch.no_grad()
+def weigh(trained: TrainedModel, images: GivenImages, num_samples: int) -> Weighed:
+    """The surprise of each image, with the same noise at each call.
+
+    Raises:
+        ValueError: the model is an autoencoder, which gives images no probability.
+    """
+    if trained.is_autoencoder:
+        raise ValueError(
+            "expected a model that gives images a probability, got an autoencoder (point-mass posterior): train a VAE "
+            "(encoder GaussianPosterior, objective ELBO)."
+        )
+    found: list[tuple[Tensor, Tensor]] = []
+    discrete = True
+    with torch.random.fork_rng([trained.device] if trained.device.type == "cuda" else []):
+        torch.manual_seed(0)
+        for part in images.image.split(CHUNK):
+            batch = given(trained.latent_model, part, trained.device)
+            trace = trained.latent_model.trace(batch)
+            bound = trace.kl() - trace.log_likelihood(batch["image"])
+            found.append((-log_prob(trained.latent_model, batch, num_samples).cpu(), bound.cpu()))
+            discrete = trace.is_discrete
+    length, bound = (torch.cat(parts).double() / (math.log(2) if discrete else 1) for parts in zip(*found, strict=True))
+    return Weighed(length, bound, discrete)
+
+
+def show(weighed: Weighed, images: GivenImages, levels: int, path: Path) -> str:
+    """Writes a picture of the most surprising images and the least; returns the sentence about it."""
+    count = min(EXTREMES, max(1, len(images.image) // 2))
+    order = weighed.order
+    ends = [*order[:count], *(order[: -count - 1 : -1] if len(order) > 1 else [])]
+    save_picture(grid(images.image[torch.tensor(ends)].float(), 8, levels), path)
+    return f"{path}: first the {count} most surprising images, then the {len(ends) - count} least."

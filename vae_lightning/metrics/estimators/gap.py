@@ -1,0 +1,98 @@
+"""Why a bound is loose (Cremer et al. 2018), and log p(x) by plain Monte Carlo from the prior, which shows why nobody
+estimates it so. Shapes: B images, K samples an image; latents (K, B, d)."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from vae_lightning.core import Batch, LatentModel
+from vae_lightning.metrics.estimators.refinement import Bounds, refined
+from vae_lightning.metrics.estimators.tiles import rows, tile_size
+
+
+class InferenceGap(NamedTuple):
+    """Nats, (B,): log p(x) = elbo + amortisation + approximation, the last two being differences of the others."""
+
+    elbo: Tensor  # of the encoder's q(z|x)
+    best_elbo: Tensor  # of the best diagonal Gaussian for this image
+    amortisation: Tensor  # what the encoder loses to that, at least 0
+    approximation: Tensor  # what the family loses, the least KL(q || p(z|x)); below 0 only by noise
+
+
+@torch.no_grad()
+def inference_gap(
+    model: LatentModel,
+    given: Batch,
+    log_prob: Tensor,
+    num_samples: int = 1000,
+    steps: int = 300,
+    lr: float = 0.02,
+    step_samples: int = 8,
+    seed: int = 0,
+) -> InferenceGap:
+    """The two parts of log p(x) - ELBO of each image, by the best Gaussian that `refined` finds. Both bounds are means
+    over the same samples, and the encoder's is the best where the search found no better.
+
+    Args:
+        model: in evaluation mode, of one latent with a diagonal Gaussian posterior.
+        given: a batch with "image" (B, C, H, W), integers.
+        log_prob: log p(x) of these images, (B,), such as annealed_log_prob's.
+        num_samples: K of both bounds.
+        steps: of the search.
+        lr: its first learning rate: a mean can move by steps lr / 2.
+        step_samples: samples an image in each step.
+        seed: of the samples; torch's own generator is left as it is.
+
+    Raises:
+        ValueError: a count below 1, log_prob of another shape, inference mode, another posterior, or several.
+    """
+    image = given["image"]
+    if num_samples < 1:
+        raise ValueError(f"num_samples: expected at least 1, got {num_samples}.")
+    if log_prob.shape != image.shape[:1]:
+        raise ValueError(f"log_prob: expected one value an image, {len(image)}, got shape {tuple(log_prob.shape)}.")
+    best = refined(model, given, steps, lr, step_samples, seed)
+    at_once, found = max(1, tile_size(model, given) // 4), []
+    with torch.random.fork_rng([image.device] if image.is_cuda else []):
+        torch.manual_seed(seed + 1)
+        for i in range(0, len(image), at_once):
+            images = slice(i, i + at_once)
+            bounds, sums = Bounds(model, rows(given, images)), []
+            qs = [bounds.q, (best.mean[images], best.scale[images])]
+            count = max(1, at_once // len(bounds.q[0]))
+            for done in range(0, num_samples, count):
+                noise = torch.randn(min(count, num_samples - done), *bounds.q[0].shape).to(bounds.q[0])
+                sums.append(torch.stack([bounds.log_weight(q, noise).sum(0) for q in qs]))
+            found.append(torch.stack(sums).sum(0) / num_samples)
+    elbo, at_end = torch.cat(found, 1)
+    best_elbo = torch.fmax(elbo, at_end)  # also where the search diverged
+    return InferenceGap(elbo, best_elbo, best_elbo - elbo, log_prob - best_elbo)
+
+
+@torch.no_grad()
+def prior_log_prob(model: LatentModel, given: Batch, num_samples: int, tile: int | None = None) -> Tensor:
+    """log (1/K sum_k p(x|z_k)), z_k ~ p(z), nats, (B,): meets log p(x) as K grows, but lies far below it (Jensen) at
+    any feasible K, since of K latents hardly one is an image's. The same K serve all images: their errors go together.
+
+    Args:
+        model: in evaluation mode.
+        given: a batch with "image" (B, C, H, W), integers.
+        num_samples: K, any, also more than fits into memory at once.
+        tile: how many image-samples are weighed at a time; null lets `tile_size` decide.
+    """
+    if num_samples < 1:
+        raise ValueError(f"num_samples: expected at least 1, got {num_samples}.")
+    image = given["image"]
+    tile = tile or tile_size(model, given)
+    at_once = max(1, tile // min(len(image), math.isqrt(tile)))
+    total = image.new_full((len(image),), -torch.inf, dtype=torch.float64)
+    for done in range(0, num_samples, at_once):
+        count = min(at_once, num_samples - done)
+        px = model.sample({}, count)
+        found = [px.log_prob(x[:, None]).double().logsumexp(1) for x in image.split(max(1, tile // count))]
+        total = torch.logaddexp(total, torch.cat(found))
+    return total - math.log(num_samples)

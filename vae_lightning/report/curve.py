@@ -1,0 +1,47 @@
+"""The training curve as a picture."""
+
+from __future__ import annotations
+
+import csv
+import math
+from pathlib import Path
+
+
+def draw_curve(folder: Path) -> Path | None:
+    """metrics.csv -> curve.png: what was trained and what was validated, over steps. None where nothing was logged."""
+    path = folder / "metrics.csv"
+    if not path.is_file():
+        return None
+    with path.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(1, 2, figsize=(10, 3.5), layout="constrained")
+    panels = (
+        (("elbo", "ELBO, nats/image"), ("rate", "nats/image"))
+        if _logged(rows, "val/elbo")
+        else (("distortion", "nats/image"),) * 2
+    )
+    for axis, (name, label) in zip(axes, panels, strict=True):
+        names = ("rate", "distortion") if name == "rate" else (name,)
+        for what in names:
+            for part, style in (("train", {"alpha": 0.4}), ("val", {"marker": "."})):
+                points = _logged(rows, f"{part}/{what}")
+                if points:
+                    axis.plot(*zip(*points, strict=True), label=f"{part} {what}", **style)
+        axis.set_xlabel("step")
+        axis.set_ylabel(label)
+        axis.legend(frameon=False)
+        axis.spines[["top", "right"]].set_visible(False)
+    out = folder / "curve.png"
+    figure.savefig(out, dpi=120)
+    plt.close(figure)
+    return out
+
+
+def _logged(rows: list[dict[str, str]], name: str) -> list[tuple[float, float]]:
+    points = [(float(row["step"]), float(row[name])) for row in rows if row.get(name)]
+    return [point for point in points if math.isfinite(point[1])]

@@ -1,0 +1,205 @@
+"""The one LightningModule: a latent model, an objective and an optimiser."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.plugins.precision import MixedPrecision, Precision
+from lightning.pytorch.utilities import GradClipAlgorithmType, rank_zero_warn
+from torch import Tensor, nn
+
+import vae_lightning
+from vae_lightning.checkpoint import RECORD
+from vae_lightning.core import Batch, LatentModel, Loss, Objective, Shape
+from vae_lightning.data import ImageData
+from vae_lightning.train.evaluation import EvaluationPasses
+from vae_lightning.train.process import require_compiler
+from vae_lightning.train.resume import follow_moved_run, resettle, restore_noise, state_of_noise
+
+INIT_IMAGES = 10_000
+
+
+class Experiment(EvaluationPasses):
+    """Trains `latent_model` on `objective`; validates and tests on the plain bound, whatever training weighs.
+
+    Args:
+        latent_model: (image_shape, levels) -> the generative story.
+        objective: what training minimises.
+        optimizer: parameters -> optimiser.
+        lr_scheduler: optimiser -> scheduler, stepped once an epoch; null for a constant learning rate.
+        compile: runs training steps through torch.compile: some seconds to half a minute before the first step, and
+            faster steps after it. Needs a C++ compiler on a CPU.
+        channels_last: memory layout of the convolutions: some 5 % faster on a CPU, and more on a GPU in half precision.
+        test_samples: importance samples per image of the test's -log p(x); 0 leaves it out.
+        test_refinement: gradient steps (50 do) by which the test improves each image's posterior, which it then widens
+            and draws its importance samples from; 0 for the encoder's own, from which published figures are.
+        test_studies: let the test also study whole sets: what the latents carry, log p(x) by other estimators, samples,
+            sharpness, representation (docs/measuring.md); false for the one pass alone.
+        test_corruption: noise on images in [0, 1], from which `test` also measures how well the clean image comes back.
+        image_shape: (C, H, W); the command line takes it from the data.
+        levels: how many grey levels a value can take; the command line takes it from the data.
+    """
+
+    def __init__(
+        self,
+        latent_model: Callable[[Shape, int], LatentModel],
+        objective: Objective,
+        optimizer: OptimizerCallable = lambda params: torch.optim.Adam(params, lr=1e-3, fused=True),
+        lr_scheduler: LRSchedulerCallable | None = None,
+        compile: bool = False,
+        channels_last: bool = False,
+        test_samples: int = 1000,
+        test_refinement: int = 0,
+        test_studies: bool = True,
+        test_corruption: nn.Module | None = None,
+        image_shape: list[int] | None = None,
+        levels: int | None = None,
+    ) -> None:
+        super().__init__(test_samples, test_refinement, test_studies, test_corruption)
+        if image_shape is None or levels is None:
+            raise ValueError("Experiment: expected image_shape and levels, got none: take them from the data.")
+        self.image_shape, self.levels = tuple(image_shape), levels
+        self.latent_model = latent_model(self.image_shape, levels)
+        if channels_last:
+            self.latent_model = self.latent_model.to(memory_format=torch.channels_last)
+        self.objective = objective
+        self.loss: Callable[[LatentModel, Batch, int], Loss] = objective.forward
+        if compile:
+            self.loss = torch.compile(objective.forward)
+        self.compile_steps = compile
+        self.optimizer, self.lr_scheduler = optimizer, lr_scheduler
+        self.config: dict[str, Any] | None = None
+        """What the command line was given: saved in checkpoints, so that they rebuild the model."""
+        self.is_warm = False
+        """Whether the weights come from another run, and are not to be set from the data."""
+        self._seed = 0
+        self._resettle = False
+        self._noise: list[Tensor] | None = None
+
+    # -- set-up --------------------------------------------------------------------------------------------------------
+
+    def configure_optimizers(self) -> Any:
+        optimizer = self.optimizer(p for p in self.parameters() if p.requires_grad)
+        if self.lr_scheduler is None:
+            return optimizer
+        scheduler: dict[str, Any] = {"scheduler": self.lr_scheduler(optimizer)}
+        if hasattr(scheduler["scheduler"], "monitor"):
+            scheduler["monitor"] = scheduler["scheduler"].monitor
+        return {"optimizer": optimizer, "lr_scheduler": scheduler}
+
+    def setup(self, stage: str) -> None:
+        data: Any = getattr(self.trainer, "datamodule", None)
+        if isinstance(data, ImageData):
+            data.check_matches(self.image_shape, self.levels)
+            if stage == "fit":
+                self._setup_fit(data)
+
+    def _setup_fit(self, data: ImageData) -> None:
+        if self.compile_steps and self.device.type == "cpu":
+            require_compiler()
+        self._seed = data.seed = self.trainer.strategy.broadcast(torch.initial_seed())
+        train = data.splits["train"]
+        some = train.take(torch.arange(0, len(train), max(1, len(train) // INIT_IMAGES)))
+        batch = data.on_after_batch_transfer({"image": some}, 0)
+        if not self.is_warm:
+            self.latent_model.init_from_data(batch["image"])
+        self.latent_model.eval()
+        with torch.no_grad():
+            trace = self.latent_model.trace({"image": batch["image"][:2]})
+            self.objective.check(trace)
+        watched = [getattr(callback, "monitor", None) for callback in self.trainer.checkpoint_callbacks]
+        if "val/elbo" in watched and trace.is_point_mass:
+            raise ValueError(
+                "an autoencoder has no ELBO to choose its checkpoint by, got --checkpoint.monitor val/elbo: add "
+                "--checkpoint.monitor val/distortion --checkpoint.mode min (configs/objective/reconstruction.yaml)."
+            )
+        self.latent_model.train()
+
+    def on_train_start(self) -> None:
+        self._loss_sum = torch.zeros((), device=self.device)  # finite as long as every loss was
+        if self._noise is not None:  # within an epoch; the next one's depends on seed and epoch alone
+            restore_noise(self._noise, self.trainer)
+            self._noise = None
+        if self._resettle:
+            self._resettle = False
+            resettle(self.trainer, self.configure_optimizers())
+        last, steps = self.objective.last_scheduled_step, self.trainer.estimated_stepping_batches
+        if last >= steps:  # the steps are 0..steps-1
+            rank_zero_warn(
+                f"the objective's schedule ends at step {last}, but training stops at {int(steps)}: the last model "
+                "will not have been trained on the objective it is named after. Shorten the schedule or train longer."
+            )
+
+    # -- training ------------------------------------------------------------------------------------------------------
+
+    def on_train_epoch_start(self) -> None:
+        # Order and noise depend on seed and epoch alone, so that a resumed run equals an unbroken one.
+        self._loss_sum.zero_()
+        torch.manual_seed((self._seed + 1_000_003 * (self.current_epoch + 1) + 7_919 * self.global_rank) % 2**63)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        step, every = self.global_step, self.trainer.log_every_n_steps  # type: ignore[attr-defined]
+        loss = self.loss(self.latent_model, batch, step)
+        self._loss_sum += loss.value.detach()
+        logging = every > 0 and step % every == 0
+        if logging or loss.value.device.type == "cpu":  # a GPU is not waited for at every step
+            self._require_finite()
+        if logging:
+            logs = {f"train/{name}": value.item() for name, value in loss.logs.items()}
+            logs["train/loss"] = loss.value.item()
+            logs["optim/lr"] = self.trainer.optimizers[0].param_groups[0]["lr"]
+            for logger in self.loggers:
+                logger.log_metrics(logs, step)
+            self.log("loss", loss.value.detach(), prog_bar=True, logger=False)
+        return loss.value
+
+    def configure_gradient_clipping(
+        self, optimizer: Any, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
+    ) -> None:
+        """Lightning refuses to clip for a fused optimiser under any mixed precision; only loss scaling forbids it."""
+        precision: Any = self.trainer.precision_plugin
+        if gradient_clip_val and isinstance(precision, MixedPrecision) and precision.scaler is None:
+            how = GradClipAlgorithmType(gradient_clip_algorithm or "norm")
+            Precision.clip_gradients(precision, optimizer, gradient_clip_val, how)
+        else:
+            super().configure_gradient_clipping(optimizer, gradient_clip_val, gradient_clip_algorithm)
+
+    def on_train_epoch_end(self) -> None:
+        self._require_finite()
+
+    def _require_finite(self) -> None:
+        if not math.isfinite(self._loss_sum.item()):
+            raise FloatingPointError(
+                f"the loss became nan or infinite by step {self.global_step}, epoch {self.current_epoch}: expected a "
+                "finite number. The checkpoint of the epoch before is kept; lower the learning rate, set "
+                "--trainer.gradient_clip_val, or look for NaN in the data."
+            )
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "_current_fx_name":  # Lightning sets it some forty times a step: past torch's search for parameters
+            self.__dict__[name] = value
+        else:
+            super().__setattr__(name, value)
+
+    # -- checkpoints ---------------------------------------------------------------------------------------------------
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint[RECORD] = {
+            "version": vae_lightning.__version__,
+            "config": self.config,
+            "image_shape": list(self.image_shape),
+            "levels": self.levels,
+            "noise": state_of_noise(self.trainer),
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Takes note of what was said of the optimiser then; lets a run that was moved keep its best checkpoint."""
+        before = (checkpoint.get(RECORD, {}).get("config") or {}).get("model", {})
+        now = (self.config or {}).get("model", {})
+        self._resettle = any(before.get(key) != now.get(key) for key in ("optimizer", "lr_scheduler"))
+        self._noise = checkpoint.get(RECORD, {}).get("noise")
+        follow_moved_run(checkpoint, self.trainer)

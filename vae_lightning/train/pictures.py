@@ -1,0 +1,152 @@
+"""Callbacks that show what the model does, to the run's folder and to every logger that takes images."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
+
+from vae_lightning.core import FromPrior, Given, LatentModel, Site
+from vae_lightning.data import ImageData
+from vae_lightning.images.pictures import grid, save_picture
+from vae_lightning.objectives.elbo import kl_per_latent
+from vae_lightning.train.module import Experiment
+
+
+class Picture(Callback, ABC):
+    """One picture at the end of every `every_n_epochs`-th epoch and of the last, on rank zero, of the same held-out
+    images with the same noise each time, so that two epochs compare.
+
+    Args:
+        every_n_epochs: how often.
+        num_images: how many held-out images or samples.
+    """
+
+    section = "samples"
+
+    def __init__(self, every_n_epochs: int = 1, num_images: int = 8) -> None:
+        if every_n_epochs < 1 or num_images < 1:
+            raise ValueError(f"{type(self).__name__}: expected every_n_epochs and num_images of at least 1.")
+        self.every_n_epochs, self.num_images = every_n_epochs, num_images
+
+    @abstractmethod
+    def draw(self, model: LatentModel, image: Tensor) -> tuple[Tensor, int] | None:
+        """(images, columns) from the model and `num_images` held-out images; None where it makes no sense."""
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        data: Any = getattr(trainer, "datamodule", None)
+        if trainer.sanity_checking or not isinstance(data, ImageData) or not isinstance(pl_module, Experiment):
+            return
+        epoch = trainer.current_epoch + 1
+        if epoch % self.every_n_epochs and epoch != trainer.max_epochs:
+            return
+        folder = trainer.log_dir  # asked for in every process: the first one tells the others
+        if not trainer.is_global_zero:
+            return
+        image = held_out(data, self.num_images).to(pl_module.device)
+        devices = [pl_module.device] if pl_module.device.type == "cuda" else []
+        with torch.no_grad(), torch.random.fork_rng(devices):
+            torch.manual_seed(0)
+            drawn = self.draw(pl_module.latent_model, image)
+        if drawn is None:
+            return
+        picture = grid(*drawn, levels=pl_module.levels)
+        name = type(self).__name__.lower()
+        if folder is not None:
+            save_picture(picture, Path(folder) / "images" / name / f"epoch_{epoch:04d}.png")
+        for logger in trainer.loggers:
+            if hasattr(logger, "log_image"):
+                logger.log_image(f"{self.section}/{name}", [picture.float() / 255], step=trainer.global_step)
+
+
+def held_out(data: ImageData, count: int) -> Tensor:
+    """At most `count` validation images, evenly over all, (count, C, H, W) float32 integers."""
+    return data.splits["val"].some(count).image.float()
+
+
+class Reconstructions(Picture):
+    """Above, held-out images; below, E[x|z] for one z from each posterior."""
+
+    section = "recon"
+
+    def draw(self, model: LatentModel, image: Tensor) -> tuple[Tensor, int] | None:
+        return torch.cat([image, model.trace({"image": image}).px.mean]), len(image)
+
+
+class PriorSamples(Picture):
+    """E[x|z] for z from the prior."""
+
+    def __init__(self, every_n_epochs: int = 1, num_images: int = 64) -> None:
+        super().__init__(every_n_epochs, num_images)
+
+    def draw(self, model: LatentModel, image: Tensor) -> tuple[Tensor, int] | None:
+        if model.trace({"image": image[:1]}).is_point_mass:
+            return None
+        means = model(FromPrior(self.num_images), {}).mean
+        return means, max(1, round(self.num_images**0.5))
+
+
+class Traversals(Picture):
+    """Each row moves one latent of an image through +-3 of its standard deviations over images, the others held: the
+    most informative latents, of the largest rate, first.
+
+    Args:
+        every_n_epochs: how often.
+        num_images: how many held-out images the spread is measured over.
+        rows: how many latents.
+        columns: how many steps.
+    """
+
+    section = "latent"
+
+    def __init__(self, every_n_epochs: int = 1, num_images: int = 256, rows: int = 8, columns: int = 9) -> None:
+        super().__init__(every_n_epochs, num_images)
+        self.rows, self.columns = rows, columns
+
+    def draw(self, model: LatentModel, image: Tensor) -> tuple[Tensor, int] | None:
+        if len(image) < 2:
+            return None
+        site = model.trace({"image": image}).sites[0]
+        codes = site.q.mean
+        scale, centre = codes.std(0), codes.mean(0)
+        latents = self._information(site, scale).argsort(descending=True)[: self.rows]
+        steps = torch.linspace(-3, 3, self.columns, device=codes.device)
+        z = codes[0].repeat(len(latents), self.columns, 1)
+        for row, latent in enumerate(latents):
+            z[row, :, latent] = centre[latent] + steps * scale[latent]
+        return model(Given({site.name: z.flatten(0, 1)}), {}).mean, self.columns
+
+    @staticmethod
+    def _information(site: Site, scale: Tensor) -> Tensor:
+        """The rate of each latent, (d,); the spread of its means where no rate comes apart by latents."""
+        try:
+            rate = kl_per_latent(site).mean(0)
+        except (ValueError, NotImplementedError):
+            return scale
+        return rate if torch.isfinite(rate).all() else scale
+
+
+class Interpolations(Picture):
+    """Each row goes in a straight line from one held-out image's code to another's; the originals stand at its ends."""
+
+    section = "latent"
+
+    def __init__(self, every_n_epochs: int = 1, num_images: int = 8, columns: int = 8) -> None:
+        super().__init__(every_n_epochs, 2 * num_images)
+        self.columns = columns
+
+    def draw(self, model: LatentModel, image: Tensor) -> tuple[Tensor, int] | None:
+        pairs = len(image) // 2
+        if not pairs:
+            return None
+        site = model.trace({"image": image}).sites[0]
+        start, end = site.q.mean[:pairs], site.q.mean[pairs : 2 * pairs]
+        t = torch.linspace(0, 1, self.columns, device=image.device)[:, None]
+        z = torch.lerp(start[:, None], end[:, None], t)  # (pairs, columns, d)
+        means = model(Given({site.name: z.flatten(0, 1)}), {}).mean.unflatten(0, (pairs, self.columns))
+        rows = torch.cat([image[:pairs, None], means, image[pairs : 2 * pairs, None]], 1)
+        return rows.flatten(0, 1), self.columns + 2
