@@ -13,7 +13,7 @@ from torch import nn
 
 from benchmarks.harness import compare, seconds
 from vae_lightning.conditionals import BernoulliLikelihood, GaussianPosterior
-from vae_lightning.core import LatentModel
+from vae_lightning.core import LatentModel, Spec
 from vae_lightning.metrics import log_prob
 from vae_lightning.models import VAE
 from vae_lightning.nets import MLP
@@ -24,7 +24,7 @@ def burda() -> VAE:
     """784-200-200-50, the net of the published figures."""
     net = partial(MLP, hidden=[200, 200], activation=nn.Tanh)
     return VAE(
-        (1, 28, 28), 2, partial(GaussianPosterior, net=net), partial(BernoulliLikelihood, net=net), latent_size=50
+        Spec((1, 28, 28), 2), partial(GaussianPosterior, net=net), partial(BernoulliLikelihood, net=net), latent_size=50
     ).eval()
 
 

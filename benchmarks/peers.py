@@ -30,6 +30,7 @@ from torch import nn
 from benchmarks.harness import compare
 from benchmarks.images import BinaryMNIST
 from benchmarks.train import by_hand, project
+from vae_lightning.core import Spec
 from vae_lightning.data import ImageData
 from vae_lightning.train.process import tune_process
 
@@ -90,7 +91,7 @@ def pythae(data: ImageData) -> float:
             train_dataloader_num_workers=0,
             eval_dataloader_num_workers=0,
         )
-        trainer = BaseTrainer(VAE(settings, Encoder(), Decoder()), train, held_out, training_config=config)
+        trainer = BaseTrainer(VAE(Spec(settings, Encoder()), Decoder()), train, held_out, training_config=config)
         start = time.perf_counter()
         trainer.train()
         return time.perf_counter() - start

@@ -9,19 +9,22 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, Normal
 
 from vae_lightning.conditionals import DiscretizedLogisticLikelihood
-from vae_lightning.core import Batch, Draw, LatentModel, Shape
+from vae_lightning.core import Batch, Draw, LatentModel, Spec, Story
 
 
 class TwoLatents(LatentModel):
     """z2 ~ N(0, I), z1 ~ N(f(z2), s^2), x ~ p(x|z1), with q(z2|x) q(z1|x, z2)."""
 
-    def __init__(self, image_shape: Shape, levels: int) -> None:
+    def __init__(self, spec: Spec) -> None:
         super().__init__()
-        values, self.levels = math.prod(image_shape), levels
+        values, self.levels = math.prod(spec.image_shape), spec.levels
         self.q2, self.q1 = nn.Linear(values, 3), nn.Linear(values + 3, 4)
-        self.p1, self.px = nn.Linear(3, 4), DiscretizedLogisticLikelihood((4,), image_shape, levels)
+        self.p1, self.px = nn.Linear(3, 4), DiscretizedLogisticLikelihood((4,), spec)
 
-    def forward(self, draw: Draw, given: Batch) -> Distribution:
+    def about(self, given: Batch) -> Story:
+        return lambda draw: self.tell(draw, given)
+
+    def tell(self, draw: Draw, given: Batch) -> Distribution:
         x = given["image"].flatten(1) / (self.levels - 1) if "image" in given else None
         z2 = draw("z2", p=normal(torch.zeros(3), 1.0), q=None if x is None else normal(self.q2(x), 0.3))
         q1 = None

@@ -16,28 +16,29 @@ from torchmetrics.image.kid import poly_mmd
 
 from tests.conftest import Generated
 from vae_lightning.conditionals import DiscretizedLogisticLikelihood
+from vae_lightning.core import Spec
 from vae_lightning.data import ImageData, Images
 from vae_lightning.images.pictures import grid, save_picture
 from vae_lightning.measure import appearance, studies
 from vae_lightning.measure.appearance import copies, in_inception, sharpness
-from vae_lightning.measure.context import Subject
+from vae_lightning.measure.context import ModelAndData
 from vae_lightning.metrics import inception
 from vae_lightning.metrics.sharpness import high_frequency_energy
 from vae_lightning.models import VAE
 from vae_lightning.report.results import Section
 
 
-def made(folder: Path, shape: tuple[int, int, int] = (1, 8, 8), levels: int = 256, count: int = 240) -> Subject:
+def made(folder: Path, shape: tuple[int, int, int] = (1, 8, 8), levels: int = 256, count: int = 240) -> ModelAndData:
     """An untrained model of generated images, a third as many of them for testing."""
     data = ImageData(Generated(shape, levels, count), batch_size=2, val_size=16)
     data.prepare_data()
     data.setup("test")
-    model = VAE(shape, levels, likelihood=DiscretizedLogisticLikelihood, latent_size=3).eval()
-    return Subject(model, data, torch.device("cpu"), folder)
+    model = VAE(Spec(shape, levels), likelihood=DiscretizedLogisticLikelihood, latent_size=3).eval()
+    return ModelAndData(model, data, torch.device("cpu"), folder)
 
 
 @pytest.fixture
-def subject(tmp_path: Path) -> Subject:
+def tested(tmp_path: Path) -> ModelAndData:
     return made(tmp_path)
 
 
@@ -72,23 +73,23 @@ def test_some_images_are_of_every_class_where_classes_lie_in_order() -> None:
 def test_shuffled_latents_are_of_other_classes(tmp_path: Path) -> None:
     """Two classes, black and white, one after the other, told by one latent: in their own order a shuffled image's
     latents would be those of its like."""
-    subject = made(tmp_path)
-    count = len(subject.test)
+    tested = made(tmp_path)
+    count = len(tested.test)
     stored = torch.full((count, 1, 8, 8), 255, dtype=torch.uint8)
     stored[: count // 2] = 0
-    subject.data.splits["test"] = Images(stored)
-    black = [(part == 0).all((1, 2, 3)) for part in subject.mixed()]
+    tested.data.splits["test"] = Images(stored)
+    black = [(part == 0).all((1, 2, 3)) for part in (batch["image"] for batch in tested.mixed())]
     assert 0.3 < torch.cat(black)[: count // 2].float().mean() < 0.7
     assert torch.cat(black).sum() == count // 2
 
 
-def test_a_study_that_fails_is_left_out_with_its_reason(subject: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fails(_: Subject) -> Section:
+def test_a_study_that_fails_is_left_out_with_its_reason(tested: ModelAndData, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(_: ModelAndData) -> Section:
         raise ValueError("expected two of them, got one.")
 
     monkeypatch.setattr(studies, "checks", fails)
     monkeypatch.setattr(studies, "samples", fails)
-    found = studies.studies(subject)
+    found = studies.studies(tested)
     left_out = [section for section in found if not section.rows]
     assert [section.title for section in left_out] == ["Left out: fails", "Left out: fails"]
     assert left_out[0].notes == ["expected two of them, got one."]
@@ -97,11 +98,11 @@ def test_a_study_that_fails_is_left_out_with_its_reason(subject: Subject, monkey
 
 @pytest.mark.parametrize("classes", [1, 101])
 def test_any_number_of_classes_is_probed_or_left_out(classes: int, tmp_path: Path) -> None:
-    subject = made(tmp_path, count=660)
+    tested = made(tmp_path, count=660)
     for split in ("train", "test"):
-        images = subject.data.splits[split]
-        subject.data.splits[split] = Images(images.image, torch.arange(len(images)) % classes)
-    rows = {row.name for row in studies.representation(subject).rows}
+        images = tested.data.splits[split]
+        tested.data.splits[split] = Images(images.image, torch.arange(len(images)) % classes)
+    rows = {row.name for row in studies.representation(tested).rows}
     assert rows == set() if classes == 1 else {"probe_codes", "knn_pixels"} < rows
     assert "probe_100_codes" not in rows
 
@@ -120,22 +121,22 @@ def test_images_with_an_alpha_channel_are_shown(tmp_path: Path) -> None:
 # -- the aggregate posterior ------------------------------------------------------------------------------------------
 
 
-def test_samples_come_from_the_prior_or_from_the_posteriors_of_training_images(subject: Subject) -> None:
+def test_samples_come_from_the_prior_or_from_the_posteriors_of_training_images(tested: ModelAndData) -> None:
     """With a decoder that repeats its latent and an encoder that reads the first pixel, the samples are the latents."""
-    model = subject.model
+    model = tested.model
     seen: list[Tensor] = []
     model.likelihood.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
     nn.init.zeros_(model.encoder.mu.weight)
     nn.init.constant_(model.encoder.mu.bias, 5.0)
     nn.init.constant_(model.encoder.log_scale.bias, -3.0)
-    assert subject.samples(700).shape == (700, 1, 8, 8)
+    assert tested.samples(700).shape == (700, 1, 8, 8)
     assert torch.cat(seen).mean().abs() < 0.2
     seen.clear()
-    drawn = subject.samples(700, aggregate=True)
+    drawn = tested.samples(700, aggregate=True)
     assert (torch.cat(seen) - 5).abs().max() < 1
     assert torch.equal(drawn, drawn.round())
     assert 0 <= drawn.min() <= drawn.max() <= 255
-    mean = subject.samples(3, mean=True)
+    mean = tested.samples(3, mean=True)
     assert not torch.equal(mean, mean.round())
 
 
@@ -143,25 +144,25 @@ def test_the_aggregate_posterior_is_that_of_binarised_images_where_the_data_are(
     data = ImageData(Generated((1, 8, 8), 256, 240), batch_size=2, val_size=16, dynamic_binarization=True)
     data.prepare_data()
     data.setup("test")
-    model = VAE((1, 8, 8), 2, latent_size=3).eval()
+    model = VAE(Spec((1, 8, 8), 2), latent_size=3).eval()
     seen: list[Tensor] = []
     model.encoder.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
-    Subject(model, data, torch.device("cpu"), tmp_path).samples(50, aggregate=True)
+    ModelAndData(model, data, torch.device("cpu"), tmp_path).samples(50, aggregate=True)
     assert seen[0].unique().tolist() == [0, 1] or seen[0].unique().tolist() == [-1, 1]
 
 
-def test_sharpness_keeps_what_pairs(subject: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sharpness_keeps_what_pairs(tested: ModelAndData, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(appearance, "LOOKED_AT", 50)  # of 80 test images
-    found = means(sharpness(subject))
+    found = means(sharpness(tested))
     assert {f"{kind}_edge_width" for kind in ("original", "reconstruction", "sample", "aggregate_sample")} < set(found)
-    rows = subject.test_rows(50)
-    expected = 100 * high_frequency_energy(subject.test.take(rows) / 255)
-    kept = subject.per_image["original_high_frequency"]
+    rows = tested.test_rows(50)
+    expected = 100 * high_frequency_energy(tested.test.take(rows) / 255)
+    kept = tested.per_image["original_high_frequency"]
     torch.testing.assert_close(kept[rows].double(), expected, rtol=1e-5, atol=1e-6)
     assert kept.isnan().sum() == 30
     assert len(kept) == 80
     assert found["original_high_frequency"] == pytest.approx(expected.mean().item(), rel=1e-5)
-    assert set(subject.per_image) == {
+    assert set(tested.per_image) == {
         f"{kind}_{what}" for kind in ("original", "reconstruction") for what in ("high_frequency", "edge_width")
     }
 
@@ -169,15 +170,15 @@ def test_sharpness_keeps_what_pairs(subject: Subject, monkeypatch: pytest.Monkey
 # -- neighbours -------------------------------------------------------------------------------------------------------
 
 
-def test_neighbours_are_shown_below_their_samples(subject: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_neighbours_are_shown_below_their_samples(tested: ModelAndData, monkeypatch: pytest.MonkeyPatch) -> None:
     """Samples that are training images lie above themselves, and all of them are copies."""
-    train = subject.data.fixed("train").image
+    train = tested.data.fixed("train").image
     copied = train[torch.randperm(len(train))[:80]].float()
-    monkeypatch.setattr(Subject, "samples", lambda self, count: copied[:count])
-    section = copies(subject)
+    monkeypatch.setattr(ModelAndData, "samples", lambda self, count: copied[:count])
+    section = copies(tested)
     assert means(section)["copying"] == 100
     assert "8 samples" in section.notes[-1]
-    with Image.open(subject.folder / "neighbours.png") as picture:
+    with Image.open(tested.folder / "neighbours.png") as picture:
         pixels = np.asarray(picture.convert("L"))
     side = 56 + 2
     assert pixels.shape == (9 * side + 2, 8 * side + 2)
@@ -194,9 +195,9 @@ def test_neighbours_are_shown_below_their_samples(subject: Subject, monkeypatch:
 
 
 def test_few_images_have_few_neighbours(tmp_path: Path) -> None:
-    subject = made(tmp_path, (3, 4, 5), count=18)
-    assert len(subject.data.splits["train"]) == 2
-    section = copies(subject)
+    tested = made(tmp_path, (3, 4, 5), count=18)
+    assert len(tested.data.splits["train"]) == 2
+    section = copies(tested)
     assert "6 samples, and below each its nearest of 2 training images" in section.notes[-1]
     assert (tmp_path / "neighbours.png").is_file()
 
@@ -220,14 +221,14 @@ class Stub(nn.Module):
 
 
 def test_inception_is_said_to_be_missing_and_where_it_goes(
-    subject: Subject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tested: ModelAndData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
     monkeypatch.setitem(sys.modules, "torch_fidelity", None)
     monkeypatch.setattr(inception.importlib.util, "find_spec", lambda name: None)
     wanted = tmp_path / "hub" / "checkpoints" / "weights-inception-2015-12-05-6726825d.pth"
     assert inception.missing() == f"put torch-fidelity's weights at {wanted} and install torch-fidelity."
-    assert in_inception(subject).rows == []
+    assert in_inception(tested).rows == []
     wanted.parent.mkdir(parents=True)
     wanted.touch()
     assert inception.missing() == "install torch-fidelity."
@@ -238,15 +239,15 @@ def test_inception_is_said_to_be_missing_and_where_it_goes(
 @pytest.mark.parametrize("channels", [1, 3])
 def test_inception_distances_are_torchmetrics(channels: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """FrechetInceptionDistance with the same network in Inception's place, and its kernel distance, are the oracle."""
-    subject = made(tmp_path, (channels, 8, 8), 17, 300)
+    tested = made(tmp_path, (channels, 8, 8), 17, 300)
     stub = Stub().eval()
     monkeypatch.setattr(inception, "missing", lambda: "")
     monkeypatch.setattr(inception, "extractor", lambda: stub)
     torch.manual_seed(1)
-    section = in_inception(subject)
+    section = in_inception(tested)
     assert "100 samples" in section.notes[0]
     torch.manual_seed(1)
-    fake, real = subject.samples(100), subject.test.image
+    fake, real = tested.samples(100), tested.test.image
     oracle = FrechetInceptionDistance(stub, input_img_size=(3, 8, 8))
     for images, is_real in ((real, True), (fake, False)):
         grey = (images.double() / 16 * 255).round().to(torch.uint8)

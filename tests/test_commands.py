@@ -35,8 +35,15 @@ def test_two_processes_equal_one(cli: Callable, tmp_path: Path) -> None:
     source += ["--data.source.count=333", "--data.val_size=33", "--data.batch_size=50"]  # 111 test images
     assert cli("fit", "-c", DIGITS, *SHORT, "--trainer.max_epochs=1", *source).status == 0
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "vae_lightning", "test", "--ckpt_path=runs/digits/1", "--model.test_samples=50"]
-    command += ["--model.test_refinement=3"]
+    command = [
+        sys.executable,
+        "-m",
+        "vae_lightning",
+        "test",
+        "--ckpt_path=runs/digits/1",
+        "--model.evaluation.samples=50",
+    ]
+    command += ["--model.evaluation.samples=50", "--model.evaluation.refinement=3"]
     results = []
     for devices in (1, 2):
         flags = ["--trainer.accelerator=cpu", f"--trainer.devices={devices}", "--trainer.strategy=ddp"]
@@ -68,7 +75,7 @@ def test_studies_look_at_the_model_as_it_is_tested(cli: Callable) -> None:
     """An encoder that in training drops most of what it sees: the rate by a study's samples is the rate of the pass."""
     dropped = "--model.latent_model.encoder.net.init_args.dropout=0.5"
     assert cli("fit", "-c", DIGITS, *SHORT, "--trainer.max_epochs=10", dropped).status == 0
-    assert cli("test", "--ckpt_path=runs/digits/1", "--model.test_samples=2").status == 0
+    assert cli("test", "--ckpt_path=runs/digits/1", "--model.evaluation.samples=2").status == 0
     rows = Results.read(Path("runs/digits/1")).rows
     assert rows["rate"].mean > 2
     assert rows["sampled_rate"].mean == pytest.approx(rows["rate"].mean, rel=0.05)
@@ -142,7 +149,7 @@ def test_a_story_of_several_latents_is_measured(cli: Callable) -> None:
     parts = (f"-c={REPOSITORY}/configs/{part}.yaml" for part in ("base", "data/digits", "objective/elbo"))
     story = [*parts, "--model.latent_model=tests.stories.TwoLatents"]
     assert cli("fit", *story, *SHORT, "--trainer.max_epochs=3").status == 0
-    done = cli("test", "--ckpt_path=runs/default", "--model.test_samples=20")
+    done = cli("test", "--ckpt_path=runs/default", "--model.evaluation.samples=20")
     assert done.status == 0, done.err
     rows = Results.read(Path("runs/default/1")).rows
     there = {"nll", "shuffled_distortion", "sample_edge_width", "frechet", "copying", "probe_codes", "ppca_nll"}
@@ -365,7 +372,7 @@ def test_wandb_run_read_back(cli: Callable, monkeypatch: pytest.MonkeyPatch) -> 
     assert "git_commit" in shown
     assert "GaussianPosterior" in shown
     assert list(folder.rglob("*.png"))
-    tested = cli("test", "--ckpt_path=runs/digits/1", "-c", overlay, "--model.test_studies=false")
+    tested = cli("test", "--ckpt_path=runs/digits/1", "-c", overlay, "--model.evaluation.studies=false")
     assert tested.status == 0, tested.err
     assert Path("runs/digits/1/report.html").is_file()
     records = [folder.name for folder in Path("runs/digits/1/wandb").glob("offline-run-*")]

@@ -46,7 +46,7 @@ from vae_lightning.conditionals import (
     LinkedLogisticLikelihood,
     PointMass,
 )
-from vae_lightning.core import LatentModel
+from vae_lightning.core import LatentModel, Spec
 from vae_lightning.distributions import BinaryImage, CategoricalLevels, DiscretizedLogistic, LinkedChannels
 from vae_lightning.models import VAE
 from vae_lightning.nets import MLP, ConvDecoder, ConvEncoder
@@ -74,7 +74,7 @@ def pushed(codec: Codec, symbols: Tensor, words: int = 8) -> float:
 def elbo_bits(model: LatentModel, images: Tensor, samples: int = 20) -> float:
     with torch.no_grad():
         x = images.float()
-        return sum(bits(model.trace({"image": x}).log_weight(x)) for _ in range(samples)) / samples
+        return sum(bits(model.trace({"image": x}).log_weight()) for _ in range(samples)) / samples
 
 
 # -- the stack --------------------------------------------------------------------------------------------------------
@@ -226,7 +226,7 @@ def test_latents_under_a_mixture_cost_its_log_probability() -> None:
 def test_a_learned_prior_is_coded_with(digits: Tensor) -> None:
     torch.manual_seed(0)
     prior = partial(GaussianMixture, components=5)
-    model = VAE((1, 8, 8), 17, likelihood=DiscretizedLogisticLikelihood, prior=prior, latent_size=4).eval()
+    model = VAE(Spec((1, 8, 8), 17), likelihood=DiscretizedLogisticLikelihood, prior=prior, latent_size=4).eval()
     with torch.no_grad():
         model.prior.log_scale -= 1
     images = digits[:300]
@@ -267,8 +267,7 @@ def random_images(count: int, shape: tuple[int, ...], levels: int) -> Tensor:
 def test_decoding_is_the_exact_inverse(likelihood: type, shape: tuple[int, ...], levels: int, conv: bool) -> None:
     encoder, decoder = (ConvEncoder, ConvDecoder) if conv else (MLP, MLP)
     model = VAE(
-        shape,
-        levels,
+        Spec(shape, levels),
         encoder=partial(GaussianPosterior, net=encoder),
         likelihood=partial(likelihood, net=decoder),
         latent_size=5,
@@ -296,7 +295,7 @@ def digits() -> Tensor:
 @pytest.fixture(scope="module")
 def trained(digits: Tensor) -> VAE:
     torch.manual_seed(0)
-    model = VAE((1, 8, 8), 17, likelihood=DiscretizedLogisticLikelihood, latent_size=6)
+    model = VAE(Spec((1, 8, 8), 17), likelihood=DiscretizedLogisticLikelihood, latent_size=6)
     model.init_from_data(digits)
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
     for step in range(400):
@@ -322,7 +321,7 @@ def test_the_length_is_the_elbo(trained: VAE, digits: Tensor, coded_digits: Code
 def test_the_length_is_the_elbo_for_images_that_the_model_does_not_expect(value: int) -> None:
     """Their bits on the stack are no fair coins: the latents of the next images must not be drawn with them as is."""
     torch.manual_seed(3)
-    model, images = VAE((1, 8, 8), 2, latent_size=4).eval(), torch.full((2000, 1, 8, 8), value, dtype=torch.uint8)
+    model, images = VAE(Spec((1, 8, 8), 2), latent_size=4).eval(), torch.full((2000, 1, 8, 8), value, dtype=torch.uint8)
     with torch.no_grad():
         model.likelihood.head.last.weight *= 4  # so that it matters where the latents are
     coded = encode(model, images)
@@ -375,7 +374,7 @@ def test_words_that_were_changed_do_not_decode(trained: VAE, digits: Tensor) -> 
         with pytest.raises(ValueError, match="as they were coded"):
             decode(trained, changed, (1, 8, 8))
     with pytest.raises(ValueError, match="do not decode"):
-        decode(VAE((1, 8, 8), 17, likelihood=DiscretizedLogisticLikelihood, latent_size=6), coded, (1, 8, 8))
+        decode(VAE(Spec((1, 8, 8), 17), likelihood=DiscretizedLogisticLikelihood, latent_size=6), coded, (1, 8, 8))
 
 
 def test_the_order_of_pixels_in_memory_does_not_matter() -> None:
@@ -383,7 +382,7 @@ def test_the_order_of_pixels_in_memory_does_not_matter() -> None:
     torch.manual_seed(0)
     encoder = partial(GaussianPosterior, net=partial(ConvEncoder, channels=[8, 16]))
     likelihood = partial(DiscretizedLogisticLikelihood, net=partial(ConvDecoder, channels=[16, 8]))
-    model = VAE((3, 32, 32), 256, encoder, likelihood, latent_size=8).eval()
+    model = VAE(Spec((3, 32, 32), 256), encoder, likelihood, latent_size=8).eval()
     images = torch.randint(0, 256, (20, 32, 32, 3), dtype=torch.uint8).permute(0, 3, 1, 2)
     coded = encode(model, images)
     assert torch.equal(decode(model, coded, (3, 32, 32)), images)
@@ -400,7 +399,7 @@ def test_weights_of_half_precision_are_refused(digits: Tensor, trained: VAE) -> 
 
 def test_a_story_of_two_latents(digits: Tensor) -> None:
     torch.manual_seed(2)
-    model = TwoLatents((1, 8, 8), 17).eval()
+    model = TwoLatents(Spec((1, 8, 8), 17)).eval()
     require_codable(model, (1, 8, 8), 17)
     coded = encode(model, digits)
     assert torch.equal(decode(model, coded, (1, 8, 8)), digits)
@@ -445,15 +444,15 @@ def test_a_new_density_needs_one_function() -> None:
 
 
 def test_models_without_a_code_length_are_refused() -> None:
-    gaussian = VAE((1, 4, 4), 256, likelihood=GaussianLikelihood, latent_size=2)
+    gaussian = VAE(Spec((1, 4, 4), 256), likelihood=GaussianLikelihood, latent_size=2)
     with pytest.raises(ValueError, match=r"probability of levels .*got Normal.*no code length"):
         require_codable(gaussian, (1, 4, 4), 256)
     with pytest.raises(ValueError, match="got Normal"):
         encode(gaussian, random_images(3, (1, 4, 4), 256))
-    autoencoder = VAE((1, 4, 4), 2, encoder=PointMass, latent_size=2)
+    autoencoder = VAE(Spec((1, 4, 4), 2), encoder=PointMass, latent_size=2)
     with pytest.raises(ValueError, match=r"the posterior of the latent 'z': .*got Delta"):
         require_codable(autoencoder, (1, 4, 4), 2)
-    binary = VAE((1, 4, 4), 2, latent_size=2)
+    binary = VAE(Spec((1, 4, 4), 2), latent_size=2)
     with pytest.raises(ValueError, match=r"256 levels, got one over .* with 2"):
         require_codable(binary, (1, 4, 4), 256)
     with pytest.raises(ValueError, match=r"levels, 0\.\.1, got 3"):
@@ -467,7 +466,7 @@ def test_models_without_a_code_length_are_refused() -> None:
 @pytest.mark.parametrize("likelihood", [BernoulliLikelihood, *GREY])
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_numbers_that_are_none_are_never_coded(likelihood: type, part: str, value: float) -> None:
-    model = VAE((1, 4, 4), 2, likelihood=likelihood, latent_size=2)
+    model = VAE(Spec((1, 4, 4), 2), likelihood=likelihood, latent_size=2)
     images = random_images(3, (1, 4, 4), 2)
     coded = encode(model, images)
     model.get_parameter(part).data.view(-1)[0] = value

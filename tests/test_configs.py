@@ -31,14 +31,17 @@ def fragments(*chosen: str) -> list[str]:
     return [word for file in files for word in ("-c", str(file))]
 
 
+QUICK = ("--model.evaluation.samples=2", "--model.evaluation.studies=false")
+
+
 @pytest.mark.parametrize("path", sorted((CONFIGS / "experiment").glob("*.yaml")), ids=lambda path: path.stem)
 def test_experiments_run_and_rebuild(cli: Callable, path: Path) -> None:
     shape, levels = STATIC if path.stem == "mnist_static" else SHAPES.get(path.stem, ((1, 28, 28), 256))
     done = cli("fit", "-c", path, *generated_flags(shape, levels), *STEP)
     assert done.status == 0, done.err
     run = Path("runs") / path.stem / "1"
-    assert load_model(str(run)).image_shape == shape
-    assert cli("test", "--ckpt_path", run, "--model.test_samples=2", "--model.test_studies=false").status == 0
+    assert load_model(str(run)).spec.image_shape == shape
+    assert cli("test", "--ckpt_path", run, *QUICK).status == 0
     assert (run / "results.json").is_file()
 
 

@@ -17,6 +17,7 @@ from torch.distributions import Normal
 from tests.test_estimators import SCALE, SHAPE, correlated, linear_gaussian, orthogonal, precision
 from tests.test_information import Channel
 from vae_lightning.conditionals import BernoulliLikelihood
+from vae_lightning.core import Spec
 from vae_lightning.measure import measure
 from vae_lightning.metrics import Evaluation, importance, independent_pixels_nll, pca_squared_error
 from vae_lightning.metrics.anomaly import auroc
@@ -60,7 +61,7 @@ class Truth:
 
     def __init__(self, model: VAE, weight: Tensor, shift: float) -> None:
         self.p, d = precision(weight), weight.shape[1]
-        q = model.trace({"image": torch.zeros(1, *SHAPE).double()}).sites[0].q
+        q = model.trace({"image": torch.zeros(1, *SHAPE).double()}).sites["z"].q
         self.v, self.shift = q.variance[0].detach(), torch.full((d,), shift).double()
         gain = torch.linalg.solve(self.p, weight.T / SCALE**2)
         covariance = weight @ weight.T + SCALE**2 * torch.eye(8).double()
@@ -220,13 +221,13 @@ def test_linear_baselines() -> None:
 def test_bits_of_binary_images() -> None:
     """No linear-Gaussian model has bits: here log p(x) is an integral over one latent, and all 16 images count."""
     linear = partial(MLP, hidden=[])
-    model = VAE((1, 2, 2), 2, likelihood=partial(BernoulliLikelihood, net=linear), latent_size=1).double().eval()
+    model = VAE(Spec((1, 2, 2), 2), likelihood=partial(BernoulliLikelihood, net=linear), latent_size=1).double().eval()
     z = torch.linspace(-10, 10, 4001).double()[:, None]
     with torch.no_grad():
         model.likelihood.head.last.weight.copy_(torch.tensor([[2.0], [-1.0], [3.0], [0.5]]))
         images = torch.cartesian_prod(*[torch.tensor([0.0, 1.0]).double()] * 4).view(16, 1, 2, 2)
         log_px = model.likelihood(z[:, None]).log_prob(images)  # (4001, 16)
-        q = model.trace({"image": images}).sites[0].q
+        q = model.trace({"image": images}).sites["z"].q
         log_p = (log_px + Normal(0.0, 1.0).log_prob(z)).logsumexp(0) + math.log(20 / 4000)
         log_q = Normal(q.mean[:, 0], q.stddev[:, 0]).log_prob(z)
         elbo = (log_q.exp() * (log_px + Normal(0.0, 1.0).log_prob(z) - log_q)).sum(0) * 20 / 4000

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.distributions import Independent, MultivariateNormal, Normal, kl_divergence
 
 from vae_lightning.conditionals import BernoulliLikelihood, GaussianLikelihood, GaussianPosterior, PointMass
-from vae_lightning.core import Batch, Draw, LatentModel
+from vae_lightning.core import Batch, Draw, LatentModel, Spec, Story
 from vae_lightning.metrics import importance
 from vae_lightning.metrics.baselines import ppca_log_prob
 from vae_lightning.metrics.estimators.annealing import annealed_log_prob, sigmoidal
@@ -34,7 +34,7 @@ def linear_gaussian(weight: Tensor, shift: float = 0.0, wider: float = 0.0, imag
     scales."""
     d, linear = weight.shape[1], partial(MLP, hidden=[])
     likelihood = partial(GaussianLikelihood, net=linear, scale=SCALE)
-    model = VAE(SHAPE, 2, partial(GaussianPosterior, net=linear), likelihood, latent_size=d).double().eval()
+    model = VAE(Spec(SHAPE, 2), partial(GaussianPosterior, net=linear), likelihood, latent_size=d).double().eval()
     bias = torch.randn(8).double()
     with torch.no_grad():
         model.likelihood.head.last.weight.copy_(weight)
@@ -134,7 +134,7 @@ def test_annealing_of_an_exact_posterior_has_no_error() -> None:
 def test_annealing_meets_a_sum_over_a_grid_of_latents() -> None:
     """A nonlinear decoder of binary images with two latents, whose log p(x) is a sum over a fine grid."""
     likelihood = partial(BernoulliLikelihood, net=partial(MLP, hidden=[8], activation=torch.nn.Tanh))
-    model = VAE((1, 3, 3), 2, likelihood=likelihood, latent_size=2).double().eval()
+    model = VAE(Spec((1, 3, 3), 2), likelihood=likelihood, latent_size=2).double().eval()
     with torch.no_grad():
         model.likelihood.head.last.weight.mul_(4)
     x = model.sample({}, 12).sample()
@@ -180,9 +180,12 @@ def test_images_do_not_depend_on_how_many_move_together(monkeypatch: pytest.Monk
 class TwoLatents(LatentModel):
     def __init__(self) -> None:
         super().__init__()
-        self.vae = VAE(SHAPE, 2, latent_size=2)
+        self.vae = VAE(Spec(SHAPE, 2), latent_size=2)
 
-    def forward(self, draw: Draw, given: Batch) -> torch.distributions.Distribution:
+    def about(self, given: Batch) -> Story:
+        return lambda draw: self.tell(draw, given)
+
+    def tell(self, draw: Draw, given: Batch) -> torch.distributions.Distribution:
         normal = Independent(Normal(torch.zeros(1, 2), 1.0), 1)
         draw("above", normal, normal)
         return self.vae(draw, given)
@@ -190,13 +193,13 @@ class TwoLatents(LatentModel):
 
 def test_refusals() -> None:
     x = torch.zeros(2, *SHAPE)
-    autoencoder = VAE(SHAPE, 2, encoder=PointMass, latent_size=2)
+    autoencoder = VAE(Spec(SHAPE, 2), encoder=PointMass, latent_size=2)
     for model, got in ((autoencoder, "a point mass"), (TwoLatents(), "2 latents")):
         with pytest.raises(ValueError, match=f"one latent .* got {got}"):
             annealed_log_prob(model, {"image": x}, 2, 1, 1)
         with pytest.raises(ValueError, match=f"one latent .* got {got}"):
             inference_gap(model, {"image": x}, torch.zeros(2))
-    model = VAE(SHAPE, 2, latent_size=2)
+    model = VAE(Spec(SHAPE, 2), latent_size=2)
     for arguments in ({"chains": 1}, {"temperatures": 0}, {"leapfrog_steps": 0}, {"pilots": 0}):
         with pytest.raises(ValueError, match=r"expected at least \(2, 1, 1, 1\)"):
             annealed_log_prob(model, {"image": x}, **arguments)
@@ -255,7 +258,7 @@ def test_spoilt_encoder_is_told_from_the_family() -> None:
 
 def posterior_of(model: VAE, x: Tensor) -> MultivariateNormal:
     """The encoder's q(z|x), as the class whose KL to p(z|x) torch has in closed form."""
-    q = model.trace({"image": x}).sites[0].q
+    q = model.trace({"image": x}).sites["z"].q
     return MultivariateNormal(q.mean.detach(), torch.diag_embed(q.variance.detach()))
 
 
@@ -298,7 +301,7 @@ def test_refined_posteriors_make_up_for_a_spoilt_encoder() -> None:
 def test_refinement_never_makes_a_posterior_worse() -> None:
     """Steps that are long beside a narrow posterior lead away from it: the encoder's is kept."""
     model, x = linear_gaussian(200 * orthogonal())
-    q = model.trace({"image": x}).sites[0].q
+    q = model.trace({"image": x}).sites["z"].q
     assert q.stddev.min() < 0.002
     found = refined(model, {"image": x})
     before, after = (importance(model, {"image": x}, [200], proposal=g).log_prob[0] for g in (None, found))
@@ -333,7 +336,7 @@ def test_refinement_leaves_caller_and_generator_as_they_were() -> None:
 def test_a_search_that_diverges_gives_the_encoders_posterior(monkeypatch: pytest.MonkeyPatch) -> None:
     model, x = linear_gaussian(correlated(), shift=0.5)
     x[3] = torch.nan
-    q = model.trace({"image": x[:3]}).sites[0].q
+    q = model.trace({"image": x[:3]}).sites["z"].q
     found = refined(model, {"image": x}, 5)
     assert found.mean[[0, 1, 2, *range(4, 40)]].isfinite().all()
     assert (found.mean[:3] - q.mean).abs().max() > 0.01

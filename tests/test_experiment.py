@@ -24,6 +24,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from tests.conftest import REPOSITORY, generated_flags
 from vae_lightning import load_model
+from vae_lightning.core import Spec
 from vae_lightning.report.results import Results
 
 DIGITS = REPOSITORY / "configs" / "experiment" / "digits.yaml"
@@ -74,7 +75,7 @@ def test_fit_leaves_a_whole_run_and_a_checkpoint_is_enough(cli: Callable, tmp_pa
     assert bounds[-1] > bounds[0] + 10
 
     os.chdir(tmp_path / "runs")  # from anywhere, without the configuration
-    tested = cli("test", "--ckpt_path", run, "--model.test_samples=50")
+    tested = cli("test", "--ckpt_path", run, "--model.evaluation.samples=50")
     assert tested.status == 0
     report = Results.read(run)
     model = {name: row.mean for name, row in report.rows.items()}
@@ -374,7 +375,7 @@ def test_traversals_begin_with_the_most_informative_latent() -> None:
     from vae_lightning.models import VAE
     from vae_lightning.train.pictures import Traversals
 
-    model = VAE((1, 2, 2), 2, latent_size=3).eval()
+    model = VAE(Spec((1, 2, 2), 2), latent_size=3).eval()
     with torch.no_grad():
         model.encoder.mu.weight.zero_()
         model.encoder.mu.bias.zero_()
@@ -435,9 +436,11 @@ def test_a_run_is_never_overwritten(cli: Callable) -> None:
 def test_command_line_beats_the_checkpoint(cli: Callable) -> None:
     assert cli("fit", "-c", DIGITS, *SHORT, "--trainer.max_epochs=1").status == 0
     for samples in (3, 40):
-        assert cli("test", "--ckpt_path", "runs/digits/1", f"--model.test_samples={samples}").status == 0
+        assert cli("test", "--ckpt_path", "runs/digits/1", f"--model.evaluation.samples={samples}").status == 0
         assert Results.read(Path("runs/digits/1")).settings["test_samples"] == samples
-    assert cli("test", "--ckpt_path", "runs/digits/1", "--model.test_samples=0", "--data.split_seed=5").status == 0
+    assert (
+        cli("test", "--ckpt_path", "runs/digits/1", "--model.evaluation.samples=0", "--data.split_seed=5").status == 0
+    )
     assert "nll" not in Results.read(Path("runs/digits/1")).rows
 
 
@@ -475,7 +478,7 @@ def test_autoencoder_has_no_bound_and_denoises(cli: Callable) -> None:
     config = REPOSITORY / "configs" / "experiment" / "denoising_autoencoder.yaml"
     small = [*generated_flags((1, 8, 8), 17), "--trainer.max_epochs=8", "--data.source.count=2000", *SHORT]
     assert cli("fit", "-c", config, *small).status == 0
-    noise = ["--model.test_corruption=GaussianNoise", "--model.test_corruption.scale=0.5"]
+    noise = ["--model.evaluation.corruption=GaussianNoise", "--model.evaluation.corruption.scale=0.5"]
     assert cli("test", "--ckpt_path=runs/denoising_autoencoder", *noise).status == 0
     rows = Results.read(Path("runs/denoising_autoencoder/1")).rows
     result = {name: row.mean for name, row in rows.items()}

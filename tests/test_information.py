@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, MultivariateNormal, Normal
 
 from vae_lightning.conditionals import GaussianLikelihood, PointMass
-from vae_lightning.core import Batch, Draw, LatentModel
+from vae_lightning.core import Batch, Draw, LatentModel, Spec, Story
 from vae_lightning.metrics import information
 from vae_lightning.metrics.information import Rate, active_units, decompose_rate, diagnose, shuffled_distortion
 from vae_lightning.models import VAE
@@ -33,7 +33,10 @@ class Channel(LatentModel):
         self.register_buffer("scale", torch.as_tensor(scale, dtype=torch.float64).expand(d).clone())
         self.gain, self.full_rank, self.sites = gain, full_rank, sites
 
-    def forward(self, draw: Draw, given: Batch) -> Distribution:
+    def about(self, given: Batch) -> Story:
+        return lambda draw: self.tell(draw, given)
+
+    def tell(self, draw: Draw, given: Batch) -> Distribution:
         q = self.normal("posterior", given["image"].flatten(1), self.scale) if "image" in given else None
         p = self.normal("prior", torch.zeros_like(self.scale), torch.ones_like(self.scale))
         z, *_ = [draw(f"z{i}", p=p, q=q) for i in range(self.sites)]
@@ -123,7 +126,7 @@ def test_parts_add_up(samples: int, double: bool) -> None:
 
 def test_rate_is_that_of_the_trace() -> None:
     images = torch.randint(0, 2, (50, 1, 4, 4), dtype=torch.uint8)
-    model = VAE((1, 4, 4), 2, latent_size=3).eval()
+    model = VAE(Spec((1, 4, 4), 2), latent_size=3).eval()
     nn.init.normal_(model.encoder.log_scale.bias)
     nn.init.normal_(model.encoder.mu.weight)
     found = decompose_rate(model, [images[:30], images[30:]], samples_per_image=2000)
@@ -187,7 +190,7 @@ def test_only_the_first_images_count() -> None:
     ("call", "match"),
     [
         (
-            lambda x: decompose_rate(VAE((1, 2, 2), 16, PointMass, GREY, latent_size=1), [x]),
+            lambda x: decompose_rate(VAE(Spec((1, 2, 2), 16), PointMass, GREY, latent_size=1), [x]),
             "has a density, got .*Delta",
         ),
         (lambda x: decompose_rate(Channel(1.0, sites=2), [x[..., :1, :1]]), r"one latent site.*got \['Ind.*, 'Ind"),
@@ -231,10 +234,10 @@ def test_a_decoder_that_ignores_its_latents_does_not_mind() -> None:
     assert shuffled[0] == pytest.approx(matched[0], rel=1e-9)
     assert matched[1] * (1 - 1e-9) <= shuffled[1] < 1.3 * matched[1]
     images = torch.randint(0, 2, (64, 1, 4, 4), dtype=torch.uint8)
-    model = VAE((1, 4, 4), 2, latent_size=3).eval()
-    assert shuffled_distortion(model, [images])[0][0] > 0
+    model = VAE(Spec((1, 4, 4), 2), latent_size=3).eval()
+    assert shuffled_distortion(model, [{"image": images}])[0][0] > 0
     nn.init.zeros_(model.likelihood.head.last.weight)
-    matched, shuffled = shuffled_distortion(model, [images])
+    matched, shuffled = shuffled_distortion(model, [{"image": images}])
     assert shuffled[0] == pytest.approx(matched[0], rel=1e-6)
 
 

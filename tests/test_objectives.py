@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from vae_lightning.conditionals import GaussianLikelihood, PointMass
+from vae_lightning.core import Spec
 from vae_lightning.models import VAE
 from vae_lightning.objectives import ELBO, IWAE, Constant, Cyclical, Linear, Reconstruction
 
@@ -47,7 +48,7 @@ def test_impossible_settings_are_refused(make: object, match: str) -> None:
 
 
 def batch_and_model() -> tuple[dict, VAE]:
-    return {"image": torch.bernoulli(torch.rand(32, 1, 4, 4))}, VAE((1, 4, 4), 2, latent_size=3)
+    return {"image": torch.bernoulli(torch.rand(32, 1, 4, 4))}, VAE(Spec((1, 4, 4), 2), latent_size=3)
 
 
 def seeded(objective: ELBO, model: VAE, batch: dict, step: int) -> tuple[float, dict]:
@@ -87,7 +88,9 @@ def test_free_bits_leave_small_rates_alone() -> None:
 
 def test_pairs_without_sense_are_refused() -> None:
     batch, vae = batch_and_model()
-    autoencoder = VAE((1, 4, 4), 2, encoder=PointMass, likelihood=partial(GaussianLikelihood, scale=1.0), latent_size=3)
+    autoencoder = VAE(
+        Spec((1, 4, 4), 2), encoder=PointMass, likelihood=partial(GaussianLikelihood, scale=1.0), latent_size=3
+    )
     for objective in (ELBO(), IWAE(2)):
         objective.check(vae.trace(batch))
         with pytest.raises(ValueError, match=r"point mass.*choose the encoder GaussianPosterior"):
@@ -103,14 +106,16 @@ def test_free_bits_need_factors() -> None:
     from vae_lightning.core import Site
     from vae_lightning.objectives.elbo import kl_per_latent
 
-    torch.testing.assert_close(kl_per_latent(trace.sites[0]).sum(1), trace.kl())
+    torch.testing.assert_close(kl_per_latent(trace.sites["z"]).sum(1), trace.kl())
     whole = torch.distributions.MultivariateNormal(torch.zeros(3), torch.eye(3))
     with pytest.raises(ValueError, match="factorise"):
-        kl_per_latent(Site("z", whole, trace.sites[0].q, trace.sites[0].z))
+        kl_per_latent(Site("z", whole, trace.sites["z"].q, trace.sites["z"].z))
 
 
 def test_reconstruction_is_the_squared_error() -> None:
-    model = VAE((1, 4, 4), 256, encoder=PointMass, likelihood=partial(GaussianLikelihood, scale=1.0), latent_size=3)
+    model = VAE(
+        Spec((1, 4, 4), 256), encoder=PointMass, likelihood=partial(GaussianLikelihood, scale=1.0), latent_size=3
+    )
     x = torch.randint(0, 256, (8, 1, 4, 4)).float()
     target = torch.randint(0, 256, (8, 1, 4, 4)).float()
     losses = [Reconstruction()(model, {"image": image}, 0).value for image in (x, target)]

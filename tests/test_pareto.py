@@ -124,7 +124,7 @@ def studied(weight: Tensor, wider: float, samples: int) -> tuple[Importance, flo
     """What importance sampling finds of 400 images, how many of its own errors it lies off, what the test says of it,
     and the tail's true shape: 1 - the smallest eigenvalue of V^1/2 P V^1/2, of the variances V of q."""
     model, x = linear_gaussian(weight, wider=wider, images=400)
-    scale = model.trace({"image": x[:1]}).sites[0].q.stddev[0].detach()
+    scale = model.trace({"image": x[:1]}).sites["z"].q.stddev[0].detach()
     true = 1 - torch.linalg.eigvalsh(scale[:, None] * precision(weight) * scale).min().item()
     found = importance(model, {"image": x}, [samples])
     error = (found.variance([samples])[0].mean() / len(x)).sqrt()

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.distributions import Distribution, Independent, Normal
 
 from vae_lightning.conditionals import GaussianMixture
-from vae_lightning.core import Conditional, FromPrior
+from vae_lightning.core import Conditional, FromPrior, Spec
 from vae_lightning.models import VAE
 from vae_lightning.nets import bounded_log_scale
 from vae_lightning.objectives import ELBO
@@ -71,7 +71,9 @@ def test_prior_learns_where_the_codes_are() -> None:
     """By the objective of the model. The rate falls to log 2, what a code knows of its image: no hole is left, where
     N(0, 1) has one of nats."""
     x = torch.tensor([0.0, 1.0]).repeat(100).view(-1, 1, 1, 1)
-    model = VAE((1, 1, 1), 2, lambda *_: TwoClusters(), prior=partial(GaussianMixture, components=4), latent_size=1)
+    model = VAE(
+        Spec((1, 1, 1), 2), lambda *_: TwoClusters(), prior=partial(GaussianMixture, components=4), latent_size=1
+    )
     start = model.trace({"image": x}, 100).kl().mean()
     optimizer = torch.optim.Adam(model.prior.parameters(), 0.05)
     for _ in range(300):
@@ -81,6 +83,6 @@ def test_prior_learns_where_the_codes_are() -> None:
     rate = model.trace({"image": x}, 100).kl().mean()
     assert start > 2
     assert rate.item() == pytest.approx(math.log(2), abs=0.03)
-    drawn = FromPrior(2000)("z", model.prior(model.encoder))
+    drawn = FromPrior((2000,))("z", model.prior(model.encoder))
     assert (drawn.abs() - 3).abs().mean() < 0.5
     assert abs((drawn > 0).float().mean() - 0.5) < 0.06

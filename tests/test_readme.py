@@ -30,7 +30,7 @@ def shortened(words: list[str]) -> list[str]:
     """The command with flags behind it that make it small."""
     command = words[1]
     if command == "test":
-        return [*words[1:], "--model.test_samples=2", "--model.test_studies=false"]
+        return [*words[1:], "--model.evaluation.samples=2", "--model.evaluation.studies=false"]
     if command == "sweep-rd":
         return [*words[1:], "--trainer.max_epochs=1", "--betas", "1", "3"]
     if command not in ("fit", "doctor"):

@@ -14,7 +14,7 @@ from vae_lightning.files import age
 
 RECORD = "vae_lightning"
 """The checkpoint's key for what rebuilds the model without arguments, in plain data."""
-REQUIRED = {"config", "image_shape", "levels"}
+REQUIRED = {"config", "image_shape", "levels", "classes"}
 SECTIONS = {"seed_everything", "model", "data", "trainer", "checkpoint", "run"}
 
 
@@ -71,7 +71,8 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         )
     if not isinstance(content[RECORD], dict) or not content[RECORD].keys() >= REQUIRED:
         raise ValueError(
-            f"{path}: expected the record {sorted(REQUIRED)} in the checkpoint, got another: train it anew."
+            f"{path}: expected a checkpoint of vae_lightning 0.2 or later, got one of an earlier version, whose models "
+            "this one does not build: train it anew, or use the version that wrote it."
         )
     if content[RECORD]["config"] is None:
         raise ValueError(

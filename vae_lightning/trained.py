@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import Any
 
@@ -12,9 +12,15 @@ from torch.distributions import Distribution
 
 from vae_lightning import conditionals, models, nets  # noqa: F401 (their classes, which a record names by the last word)
 from vae_lightning.checkpoint import RECORD, find_checkpoint, load_weights, read_checkpoint
-from vae_lightning.core import Batch, Given, LatentModel, PosteriorMean, Shape, Trace
+from vae_lightning.core import Batch, FromPrior, Given, LatentModel, PosteriorMean, Spec, Trace, seeded
 from vae_lightning.metrics import log_prob
 from vae_lightning.metrics.estimators.refinement import refined
+
+
+def spec_of(record: dict[str, Any]) -> Spec:
+    """What the data were, by a checkpoint's record."""
+    classes = record["classes"]
+    return Spec(tuple(record["image_shape"]), record["levels"], None if classes is None else tuple(classes))
 
 
 def build(record: dict[str, Any]) -> LatentModel:
@@ -26,41 +32,54 @@ def build(record: dict[str, Any]) -> LatentModel:
     from jsonargparse import ArgumentError, ArgumentParser
 
     parser = ArgumentParser(exit_on_error=False)
-    parser.add_argument("--latent_model", type=Callable[[Shape, int], LatentModel])
+    parser.add_argument("--latent_model", type=Callable[[Spec], LatentModel])
     try:
         parsed = parser.parse_object({"latent_model": record["config"]["model"]["latent_model"]})
     except ArgumentError as error:
         raise ValueError(f"the model's configuration does not fit this version of vae_lightning: {error}") from error
-    model: LatentModel = parser.instantiate(parsed).latent_model(tuple(record["image_shape"]), record["levels"])
+    model: LatentModel = parser.instantiate(parsed).latent_model(spec_of(record))
     layout = torch.channels_last if record["config"]["model"].get("channels_last") else torch.contiguous_format
     return model.to(memory_format=layout)  # as in training: another layout sums in another order
 
 
 class TrainedModel(nn.Module):
     """A trained model for any script. Images are integers 0..levels-1, (B, C, H, W), of any dtype; densities are in
-    nats per image.
+    nats per image. A model of labelled images is told their labels, (B,) integers, too.
 
     The methods compute no gradients; `latent_model` is the module itself for those who want them.
     """
 
-    def __init__(self, latent_model: LatentModel, image_shape: Shape, levels: int) -> None:
+    def __init__(self, latent_model: LatentModel, spec: Spec) -> None:
         super().__init__()
-        self.latent_model, self.image_shape, self.levels = latent_model, tuple(image_shape), levels
+        self.latent_model, self.spec = latent_model, spec
 
-    def _given(self, x: Tensor) -> Batch:
-        """Raises ValueError for images of another shape or range."""
-        if tuple(x.shape[1:]) != self.image_shape or not len(x):
+    def _given(self, x: Tensor, label: Tensor | None = None) -> Batch:
+        """Raises ValueError for images of another shape or range, and for labels that are not theirs."""
+        if tuple(x.shape[1:]) != self.spec.image_shape or not len(x):
             raise ValueError(
-                f"expected images of shape (B, {', '.join(map(str, self.image_shape))}), got {tuple(x.shape)}."
+                f"expected images of shape (B, {', '.join(map(str, self.spec.image_shape))}), got {tuple(x.shape)}."
             )
         x = x.to(self.device)
         whole = x.to(torch.uint8)  # a comparison with this finds fractions, nan, and what is below 0 or above 255
-        if (x.dtype != torch.uint8 and not torch.equal(x, whole.to(x.dtype))) or whole.max() > self.levels - 1:
+        if (x.dtype != torch.uint8 and not torch.equal(x, whole.to(x.dtype))) or whole.max() > self.spec.levels - 1:
             raise ValueError(
-                f"expected images that hold the integers 0..{self.levels - 1}, got values between {x.min().item():g} "
-                f"and {x.max().item():g}: scale them to that range and round."
+                f"expected images that hold the integers 0..{self.spec.levels - 1}, got values between "
+                f"{x.min().item():g} and {x.max().item():g}: scale them to that range and round."
             )
-        return {"image": x.to(self._dtype)}
+        return {"image": x.to(self._dtype), **self._labelled(label, len(x))}
+
+    def _labelled(self, label: Tensor | None, count: int | None = None) -> dict[str, Tensor]:
+        if label is None:
+            return {}
+        known = len(self.spec.classes or ())
+        label = torch.as_tensor(label).to(self.device)
+        good = label.dim() == 1 and len(label) == (count or len(label)) and not label.is_floating_point()
+        if not good or not len(label) or label.min() < 0 or label.max() >= known:
+            raise ValueError(
+                f"label: expected a vector of integers 0..{known - 1}, one an image, got {label.tolist()[:8]} of shape "
+                f"{tuple(label.shape)}: give the classes' numbers."
+            )
+        return {"label": label.long()}
 
     @property
     def device(self) -> torch.device:
@@ -74,19 +93,27 @@ class TrainedModel(nn.Module):
         return dtype
 
     @torch.no_grad()
-    def encode(self, x: Tensor) -> Distribution:
-        """q(z|x), batch_shape (B,)."""
-        return self.latent_model.trace(self._given(x)).sites[0].q
+    def encode(self, x: Tensor, label: Tensor | None = None) -> dict[str, Distribution]:
+        """q(z|x) of each latent by its name, batch_shape (B,)."""
+        return {name: site.q for name, site in self.latent_model.trace(self._given(x, label)).sites.items()}
 
     @torch.no_grad()
-    def decode(self, z: Tensor) -> Distribution:
-        """p(x|z) for z (*S, d): batch_shape S, over integer images. Where a story has several latents, z is the first
-        of them, and the others are drawn from their priors."""
-        return self.latent_model(Given({self._first_latent: z.to(self.device, self._dtype)}), {})
+    def decode(self, z: Tensor | Mapping[str, Tensor], label: Tensor | None = None) -> Distribution:
+        """p(x|z) for z (*S, d), or latents by their names: batch_shape S, over integer images. A z alone is the story's
+        first latent; latents that are not given are drawn from their priors."""
+        values = z if isinstance(z, Mapping) else {next(iter(self._blank_story.sites)): z}
+        known = self._blank_story.sites
+        if not values or not values.keys() <= known.keys():
+            raise ValueError(f"z: expected latents among {', '.join(known)}, got {', '.join(values) or 'none'}.")
+        values = {name: value.to(self.device, self._dtype) for name, value in values.items()}
+        name, value = next(iter(values.items()))
+        lead = value.shape[: value.dim() - len(known[name].q.event_shape)]
+        return self.latent_model(Given(values, FromPrior(tuple(lead))), self._labelled(label))
 
     @torch.no_grad()
-    def sample(self, num_samples: int) -> Distribution:
-        """p(x|z) for z from the prior, batch_shape (num_samples,): `.mean` the expected image, `.sample()` draws one.
+    def sample(self, num_samples: int, label: Tensor | None = None) -> Distribution:
+        """p(x|z) for z from the prior, batch_shape (num_samples,), or (num_samples, B) for B labels: `.mean` the
+        expected image, `.sample()` draws one.
 
         Raises:
             ValueError: the model is an autoencoder, whose codes follow no prior.
@@ -98,42 +125,39 @@ class TrainedModel(nn.Module):
                 "expected a model with a prior that its codes follow, got an autoencoder (point-mass posterior), which "
                 "cannot be sampled: train a VAE (encoder GaussianPosterior, objective ELBO)."
             )
-        return self.latent_model.sample({}, num_samples)
+        return self.latent_model.sample(self._labelled(label), num_samples)
 
-    @cached_property
+    @property
     def is_autoencoder(self) -> bool:
         """Whether the posterior is a point mass."""
-        return self._blank_story().is_point_mass
+        return not self._blank_story.has_rate
 
     @cached_property
-    def _first_latent(self) -> str:
-        return self._blank_story().sites[0].name
-
     @torch.no_grad()
     def _blank_story(self) -> Trace:
-        with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
-            blank = torch.zeros(1, *self.image_shape, device=self.device, dtype=self._dtype)
-            return self.latent_model.trace({"image": blank})
+        with seeded(None, self.device):
+            blank = torch.zeros(1, *self.spec.image_shape, device=self.device, dtype=self._dtype)
+            label = {"label": torch.zeros(1, dtype=torch.long, device=self.device)} if self.spec.classes else {}
+            return self.latent_model.trace({"image": blank, **label})
 
     @torch.no_grad()
-    def reconstruct(self, x: Tensor) -> Distribution:
+    def reconstruct(self, x: Tensor, label: Tensor | None = None) -> Distribution:
         """p(x|z) at the posterior's mean, batch_shape (B,)."""
-        return self.latent_model(PosteriorMean(), self._given(x))
+        return self.latent_model(PosteriorMean(), self._given(x, label))
 
     @torch.no_grad()
-    def elbo(self, x: Tensor) -> Tensor:
+    def elbo(self, x: Tensor, label: Tensor | None = None) -> Tensor:
         """The evidence lower bound of each image by one posterior sample, (B,); -inf for an autoencoder."""
-        given = self._given(x)
-        trace = self.latent_model.trace(given)
-        return trace.log_likelihood(given["image"]) - trace.kl()
+        trace = self.latent_model.trace(self._given(x, label))
+        return trace.log_likelihood() - trace.kl()
 
     @torch.no_grad()
-    def log_prob(self, x: Tensor, num_samples: int = 1000, refinement: int = 0) -> Tensor:
-        """log p(x) of each image by `num_samples` importance samples, (B,), from the encoder's posterior or, with 50 or
-        so gradient steps of `refinement`, from one of the image's own."""
+    def log_prob(self, x: Tensor, num_samples: int = 1000, refinement: int = 0, label: Tensor | None = None) -> Tensor:
+        """log p(x), or log p(x|y) with labels, of each image by `num_samples` importance samples, (B,), from the
+        encoder's posterior or, with 50 or so gradient steps of `refinement`, from one of the image's own."""
         if refinement < 0:
             raise ValueError(f"refinement: expected a number of steps, or 0 for none, got {refinement}.")
-        given = self._given(x)
+        given = self._given(x, label)
         proposal = refined(self.latent_model, given, refinement).widened() if refinement else None
         return log_prob(self.latent_model, given, num_samples, proposal=proposal)
 
@@ -151,4 +175,4 @@ def load_model(path: str, device: str = "cpu") -> TrainedModel:
     latent_model, name = build(record), "latent_model."
     weights = {key.removeprefix(name): value for key, value in content["state_dict"].items() if key.startswith(name)}
     load_weights(latent_model, weights, file)
-    return TrainedModel(latent_model, tuple(record["image_shape"]), record["levels"]).eval().to(device)
+    return TrainedModel(latent_model, spec_of(record)).eval().to(device)

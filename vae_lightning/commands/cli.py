@@ -15,7 +15,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from vae_lightning import conditionals, data, models, nets, objectives
+from vae_lightning import conditionals, data, metrics, models, nets, objectives
 from vae_lightning.checkpoint import find_checkpoint, folder_of, load_weights, read_checkpoint
 from vae_lightning.commands.arguments import checkpoint_config, quieten
 from vae_lightning.commands.explain import explain
@@ -30,12 +30,13 @@ from vae_lightning.report.results import FILE
 from vae_lightning.run.folder import INHERITED, RecordRun, Run, claim, drop_if_unused, newest_run
 from vae_lightning.run.loggers import CSVHistory, as_list, attach, finish, place_wandb
 from vae_lightning.train import pictures, progress
+from vae_lightning.train.best import HEADLINE, BestCheckpoint
 from vae_lightning.train.loop import ask_cuda_directly, use_lean_loop
 from vae_lightning.train.module import Experiment
 from vae_lightning.train.process import part_company, tune_process, with_float64
 from vae_lightning.train.resume import check_training
 
-SLOTS = (conditionals, models, nets, objectives, pictures, progress)
+SLOTS = (conditionals, metrics, models, nets, objectives, pictures, progress)
 """Imported so that configuration files can name their classes by the last word alone."""
 
 
@@ -57,11 +58,11 @@ class CLI(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         # In every command, though only `fit` needs them: an experiment's file stands behind any -c.
         parser.add_class_arguments(Run, "run")
-        parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
+        parser.add_lightning_class_args(BestCheckpoint, "checkpoint")
         parser.set_defaults(
             {
-                "checkpoint.monitor": "val/elbo",
-                "checkpoint.mode": "max",
+                "model.evaluation": {"class_path": "vae_lightning.metrics.ImageEvaluation"},
+                "checkpoint.monitor": HEADLINE,
                 "checkpoint.filename": "best",
                 "checkpoint.enable_version_counter": False,
             }
@@ -88,7 +89,8 @@ class CLI(LightningCLI):
             data_parser = ArgumentParser()
             data_parser.add_class_arguments(ImageData, "data")
             images = data_parser.instantiate(Namespace(data=section.data)).data
-            section.model.image_shape, section.model.levels = list(images.image_shape), images.levels
+            section.model.image_shape, section.model.levels = list(images.spec.image_shape), images.spec.levels
+            section.model.classes = None if images.spec.classes is None else list(images.spec.classes)
         if not fitting:
             if checkpoint is not None:
                 self.run_folder = folder_of(Path(checkpoint))
@@ -157,7 +159,7 @@ class CLI(LightningCLI):
     def after_fit(self) -> None:
         if self.run_folder is None or not self.trainer.is_global_zero:
             return
-        draw_curve(self.run_folder)
+        draw_curve(self.run_folder, self.model.headline.name)
         finish(self.trainer.loggers)
         print(f"run: {self.run_folder}\ntest it: vae-lightning test --ckpt_path {self.run_folder}")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from lightning.pytorch import Trainer
 from torch import Tensor
 
 from vae_lightning.checkpoint import folder_of
+from vae_lightning.core import LatentModel, centre, seeded
 from vae_lightning.data import ImageData, ImageSource
 from vae_lightning.data.module import Split
 from vae_lightning.files import require_writable, write_atomically
@@ -63,10 +65,10 @@ class CommandTrainer(Trainer):
             parts.append((px.mean if mean else px.sample()).cpu())
         images = torch.cat(parts)
         if file.suffix == ".npy":  # a Gaussian also draws what is darker than black
-            levels = images.round().clamp(0, trained.levels - 1).to(torch.uint8)
+            levels = images.round().clamp(0, trained.spec.levels - 1).to(torch.uint8)
             write_atomically(file, lambda stream: np.save(stream, levels.numpy()))
         else:
-            save_picture(grid(images, max(1, round(num_samples**0.5)), trained.levels), file)
+            save_picture(grid(images, max(1, round(num_samples**0.5)), trained.spec.levels), file)
         print(f"{num_samples} samples: {file}")
 
     def reconstruct(
@@ -92,15 +94,18 @@ class CommandTrainer(Trainer):
         file = output_file(output, Path(ckpt_path), "reconstructions.png", (*PICTURES, ".npz"))
         self._read(model, datamodule)
         index = datamodule.splits[split].some_rows(num_images)
-        image = datamodule.splits[split].take(index)
+        images = datamodule.splits[split][index]
+        image = images.image
         if file.suffix == ".npz":
-            batches = image.split(datamodule.eval_batch_size)
-            mean = torch.cat([trained.reconstruct(part).mean.cpu() for part in batches])
+            batches = images.batches(datamodule.eval_batch_size)
+            mean = torch.cat([trained.reconstruct(part["image"], part.get("label")).mean.cpu() for part in batches])
             write_atomically(file, lambda stream: np.savez(stream, image=image, reconstruction=mean, index=index))
         else:
+            batch = next(datamodule.splits[split].batches(len(index), index))
+            batch = {name: value.to(self.strategy.root_device) for name, value in batch.items()}
             with torch.no_grad():
-                pairs = reconstruction_grid(trained.latent_model, image.float().to(self.strategy.root_device))
-            save_picture(grid(pairs, min(8, len(image)), trained.levels), file)
+                pairs = reconstruction_grid(trained.latent_model, batch)
+            save_picture(grid(pairs, min(8, len(image)), trained.spec.levels), file)
         print(f"{len(image)} images of the {split} split and their reconstructions: {file}")
 
     def encode(
@@ -111,8 +116,8 @@ class CommandTrainer(Trainer):
         split: Split = "test",
         output: str | None = None,
     ) -> None:
-        """Writes the posterior of every image of a split: arrays `mean` and `scale`, (N, d), and `label` where there
-        are classes.
+        """Writes the posterior of every image of a split: arrays `mean` and `scale`, (N, d), of several latents by
+        their names, such as `z1_mean`; and `label` where there are classes.
 
         Args:
             ckpt_path: checkpoint file or run folder.
@@ -123,15 +128,19 @@ class CommandTrainer(Trainer):
         file = output_file(output, Path(ckpt_path), "codes.npz", (".npz",))
         self._read(model, datamodule)
         images = datamodule.splits[split]
-        posteriors = [trained.encode(part) for part in images.chunks(datamodule.eval_batch_size)]
-        arrays: dict[str, Any] = {
-            "mean": torch.cat([q.mean.cpu() for q in posteriors]).numpy(),
-            "scale": torch.cat([q.variance.sqrt().cpu() for q in posteriors]).numpy(),
-        }
+        arrays: dict[str, Any] = {}
+        found = [trained.encode(b["image"], b.get("label")) for b in images.batches(datamodule.eval_batch_size)]
+        for name in found[0]:
+            prefix = "" if len(found[0]) == 1 else f"{name}_"
+            arrays[f"{prefix}mean"] = torch.cat([centre(posterior[name]).cpu() for posterior in found]).numpy()
+            with suppress(NotImplementedError):  # such as a flow's
+                spread = [posterior[name].variance.sqrt().cpu() for posterior in found]
+                arrays[f"{prefix}scale"] = torch.cat(spread).numpy()
+        size = sum(values.shape[1] for name, values in arrays.items() if name.endswith("mean"))
         if images.label is not None:
             arrays["label"] = images.label.numpy()
         write_atomically(file, lambda stream: np.savez(stream, **arrays))
-        print(f"codes of {len(images)} images of the {split} split, {arrays['mean'].shape[1]} latents: {file}")
+        print(f"codes of {len(images)} images of the {split} split, {size} latents: {file}")
 
     def anomaly(
         self,
@@ -165,9 +174,10 @@ class CommandTrainer(Trainer):
         odd.find(datamodule.root)
         own, theirs = datamodule.splits["test"], odd.load(datamodule.root, datamodule.download).test
         normal, other = own.some(num_images).image.float(), fit_in(theirs.some(num_images), odd.levels, datamodule)
-        with torch.random.fork_rng([]):
-            torch.manual_seed(1)
-            section = tell_apart(trained.latent_model, normal, other, model.levels, num_samples, trained.device, common)
+        with seeded(1):
+            section = tell_apart(
+                trained.latent_model, normal, other, model.spec.levels, num_samples, trained.device, common
+            )
         results = Results(str(file.parent), len(normal), {"odd": odd.name}, [section])
         rows = {row.name: {"mean": row.mean, "error": row.error} for row in section.rows}
         print(results.table())
@@ -175,11 +185,14 @@ class CommandTrainer(Trainer):
         print(f"kept: {file}")
 
     def _trained(self, model: Experiment) -> TrainedModel:
-        trained = TrainedModel(model.latent_model, model.image_shape, model.levels)
+        if not isinstance(model.latent_model, LatentModel):
+            got = type(model.latent_model).__name__
+            raise ValueError(f"expected a model with latents, got {got}, which draws, encodes and scores no images.")
+        trained = TrainedModel(model.latent_model, model.spec)
         return trained.eval().to(self.strategy.root_device)
 
     def _read(self, model: Experiment, data: ImageData) -> None:
-        data.check_matches(model.image_shape, model.levels)
+        data.check_matches(model.spec)
         data.setup()
 
 

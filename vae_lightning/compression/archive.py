@@ -20,7 +20,7 @@ from vae_lightning.compression.container import Contents
 from vae_lightning.compression.exactness import model_hash, probe
 from vae_lightning.compression.form import GivenImages
 from vae_lightning.compression.header import MOST_THREADS, Header, Writer, content_hash, largest_batch, runs
-from vae_lightning.core import LatentModel, Shape
+from vae_lightning.core import LatentModel, Spec
 from vae_lightning.files import whole
 
 SLACK = 2**20
@@ -33,8 +33,7 @@ class Trained(Protocol):
     """A model with what its images are and where it is, such as a `TrainedModel`."""
 
     latent_model: LatentModel
-    image_shape: Shape
-    levels: int
+    spec: Spec
 
     @property
     def device(self) -> torch.device: ...
@@ -55,7 +54,7 @@ def compress(
         ValueError: the model cannot code such images, or the file does not give them back (an error of this program
             or of the machine).
     """
-    require_codable(trained.latent_model, trained.image_shape, trained.levels)
+    require_codable(trained.latent_model, trained.spec.image_shape, trained.spec.levels)
     with threads(min(torch.get_num_threads(), MOST_THREADS)), whole(output) as stream:
         coded = encode(trained.latent_model, given.image, settings, trained.device, progress)
         try:
@@ -82,7 +81,7 @@ def decompress(trained: Trained, contents: Contents, progress: Progress | None =
             out is not what went in.
     """
     header = contents.header
-    shape, levels = tuple(trained.image_shape), trained.levels
+    shape, levels = tuple(trained.spec.image_shape), trained.spec.levels
     if (shape, levels) != (header.image_shape, header.levels):
         raise ValueError(
             f"expected the model that wrote the file, of images {header.image_shape} with {header.levels} levels, got "
@@ -109,7 +108,7 @@ def coder_settings(batch_size: int | None, trained: Trained) -> Settings:
     Raises:
         ValueError: a larger batch was asked for.
     """
-    most = min(largest_batch(trained.image_shape), 2**20)
+    most = min(largest_batch(trained.spec.image_shape), 2**20)
     if batch_size is None:
         return replace(Settings(), batch_size=min(Settings().batch_size, most))
     if not 1 <= batch_size <= most:
@@ -142,9 +141,9 @@ def this_machine(trained: Trained) -> Writer:
 
 def _header(trained: Trained, given: GivenImages, coded: Coded) -> Header:
     header = Header(
-        model=model_hash(trained.latent_model, trained.image_shape, trained.levels),
-        image_shape=tuple(trained.image_shape),
-        levels=trained.levels,
+        model=model_hash(trained.latent_model, trained.spec.image_shape, trained.spec.levels),
+        image_shape=tuple(trained.spec.image_shape),
+        levels=trained.spec.levels,
         count=len(given.image),
         settings=coded.settings,
         layout=runs(coded.layout),
@@ -158,7 +157,7 @@ def _header(trained: Trained, given: GivenImages, coded: Coded) -> Header:
 
 
 def _probe(trained: Trained, sizes: list[int]) -> str:
-    return probe(trained.latent_model, trained.image_shape, trained.levels, sizes, trained.device)
+    return probe(trained.latent_model, trained.spec.image_shape, trained.spec.levels, sizes, trained.device)
 
 
 def _decode(trained: Trained, contents: Contents, progress: Progress | None = None) -> Tensor:

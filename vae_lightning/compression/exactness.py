@@ -21,13 +21,14 @@ SPREAD = 3.0
 """The made-up latents lie within this of zero."""
 
 
-def given(model: LatentModel, images: Tensor, device: torch.device) -> Batch:
+def given(model: LatentModel, images: Tensor, device: torch.device, others: Batch | None = None) -> dict[str, Tensor]:
     """What the model is given, of the type of its weights: made anew, so that even the memory's alignment and order
     are the same for the encoder and the decoder. ValueError for weights of half precision."""
     dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
     if dtype not in (torch.float32, torch.float64):
         raise ValueError(f"expected a model with weights of float32 or float64, got {dtype}: give it by .float().")
-    return {"image": images.to(device).to(dtype, copy=True, memory_format=torch.contiguous_format)}
+    rest = {name: value.to(device, copy=True) for name, value in (others or {}).items()}
+    return {**rest, "image": images.to(device).to(dtype, copy=True, memory_format=torch.contiguous_format)}
 
 
 @contextmanager
@@ -83,8 +84,8 @@ def probe(
         for size in sizes:
             shape = (size, *image_shape)
             image = (raw.random_raw(math.prod(shape)) % levels).astype(np.float32).reshape(shape)
-            given: Batch = {"image": torch.from_numpy(image).to(device, dtype)}
-            for value in _tensors(model(draw, model.encoded(given))):
+            given = {"image": torch.from_numpy(image).to(device, dtype)}
+            for value in _tensors(model(draw, given)):
                 digest.update(_bytes(value))
     return digest.hexdigest()
 

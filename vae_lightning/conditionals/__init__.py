@@ -13,10 +13,9 @@ from vae_lightning.conditionals.gaussian import (
     GaussianOptimalScaleLikelihood,
     GaussianPixelScaleLikelihood,
 )
-from vae_lightning.conditionals.gaussian_mixture import GaussianMixture
 from vae_lightning.conditionals.likelihood import Likelihood, LikelihoodFactory
-from vae_lightning.conditionals.posterior import Corrupted, GaussianPosterior, PointMass
-from vae_lightning.conditionals.standard_normal import StandardNormal
+from vae_lightning.conditionals.posterior import Corrupted, EncoderFactory, GaussianPosterior, PointMass
+from vae_lightning.conditionals.priors import GaussianMixture, PriorFactory, StandardNormal
 
 __all__ = [
     "BernoulliLikelihood",
@@ -25,6 +24,7 @@ __all__ = [
     "Corrupted",
     "DiscretizedLogisticLikelihood",
     "DiscretizedLogisticMixtureLikelihood",
+    "EncoderFactory",
     "GaussianLearnedScaleLikelihood",
     "GaussianLikelihood",
     "GaussianMixture",
@@ -35,5 +35,6 @@ __all__ = [
     "LikelihoodFactory",
     "LinkedLogisticLikelihood",
     "PointMass",
+    "PriorFactory",
     "StandardNormal",
 ]

@@ -6,7 +6,7 @@ from torch import Tensor
 from torch.distributions import Distribution, Independent
 
 from vae_lightning.conditionals.likelihood import Likelihood, mean_logit
-from vae_lightning.core import Shape
+from vae_lightning.core import Shape, Spec
 from vae_lightning.distributions import BinaryImage, ContinuousBernoulli, Rescaled
 from vae_lightning.nets import MLP, NetFactory
 
@@ -14,15 +14,15 @@ from vae_lightning.nets import MLP, NetFactory
 class BernoulliLikelihood(Likelihood):
     """p(x|z) = Bernoulli(sigmoid(f(z))) for binary images; refuses grey ones, of which it is no density."""
 
-    def __init__(self, latent_shape: Shape, image_shape: Shape, levels: int, net: NetFactory = MLP) -> None:
-        if levels != 2:
+    def __init__(self, latent_shape: Shape, spec: Spec, net: NetFactory = MLP) -> None:
+        if spec.levels != 2:
             raise ValueError(
-                f"BernoulliLikelihood expects binary images (2 levels), got images of {levels} grey levels, over which "
-                "a Bernoulli is no likelihood. Binarise the data (--data.dynamic_binarization true, or the source "
-                "BinarizedMNIST), or choose a likelihood of grey levels (DiscretizedLogisticLikelihood, "
+                f"BernoulliLikelihood expects binary images (2 levels), got images of {spec.levels} grey levels, over "
+                "which a Bernoulli is no likelihood. Binarise the data (--data.dynamic_binarization true, or the "
+                "source BinarizedMNIST), or choose a likelihood of grey levels (DiscretizedLogisticLikelihood, "
                 "CategoricalLikelihood; ContinuousBernoulliLikelihood for a density)."
             )
-        super().__init__(latent_shape, image_shape, levels, net)
+        super().__init__(latent_shape, spec, net)
 
     def forward(self, context: Tensor) -> Distribution:
         logits = self.params(context).squeeze(-4)
@@ -36,13 +36,13 @@ class ContinuousBernoulliLikelihood(Likelihood):
     """p(x|z) = continuous Bernoulli(sigmoid(f(z))) over x / (levels - 1) in [0, 1] (Loaiza-Ganem & Cunningham 2019):
     the squared-error-like loss of a Bernoulli on grey levels, with the constant that makes it a density."""
 
-    def __init__(self, latent_shape: Shape, image_shape: Shape, levels: int, net: NetFactory = MLP) -> None:
-        if levels == 2:
+    def __init__(self, latent_shape: Shape, spec: Spec, net: NetFactory = MLP) -> None:
+        if spec.levels == 2:
             raise ValueError(
                 "ContinuousBernoulliLikelihood expects grey images, got binary ones, on which its density has no "
                 "bound: choose BernoulliLikelihood."
             )
-        super().__init__(latent_shape, image_shape, levels, net)
+        super().__init__(latent_shape, spec, net)
 
     def forward(self, context: Tensor) -> Distribution:
         logits = self.params(context).squeeze(-4)

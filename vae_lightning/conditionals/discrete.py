@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.distributions import Categorical, Distribution, Independent, MixtureSameFamily
 
 from vae_lightning.conditionals.likelihood import Likelihood
-from vae_lightning.core import Shape
+from vae_lightning.core import Shape, Spec
 from vae_lightning.distributions import CategoricalLevels, DiscretizedLogistic, LinkedChannels
 from vae_lightning.nets import MLP, NetFactory
 
@@ -27,31 +27,25 @@ def _logistic(loc: Tensor, raw_scale: Tensor, levels: int) -> DiscretizedLogisti
 class DiscretizedLogisticLikelihood(Likelihood):
     """A logistic for each value, integrated over its level (Salimans et al. 2017 with one component)."""
 
-    def __init__(self, latent_shape: Shape, image_shape: Shape, levels: int, net: NetFactory = MLP) -> None:
-        super().__init__(latent_shape, image_shape, levels, net, num_params=2)
+    def __init__(self, latent_shape: Shape, spec: Spec, net: NetFactory = MLP) -> None:
+        super().__init__(latent_shape, spec, net, num_params=2)
 
     def forward(self, context: Tensor) -> Distribution:
         loc, raw_scale = self.params(context).unbind(-4)
         return Independent(_logistic(loc, raw_scale, self.levels), 3, validate_args=False)
-
-    def init_from_data(self, image: Tensor) -> None:
-        self.head.set_bias(0, image.float().mean(0) / (self.levels - 1))
 
 
 class LinkedLogisticLikelihood(Likelihood):
     """A logistic for each value, integrated over its level, whose centre moves with the channels before it: colours say
     most things three times, and a latent need say them once (Salimans et al. 2017, section 2.2)."""
 
-    def __init__(self, latent_shape: Shape, image_shape: Shape, levels: int, net: NetFactory = MLP) -> None:
-        super().__init__(latent_shape, image_shape, levels, net, num_params=1 + image_shape[0])
+    def __init__(self, latent_shape: Shape, spec: Spec, net: NetFactory = MLP) -> None:
+        super().__init__(latent_shape, spec, net, num_params=1 + spec.image_shape[0])
 
     def forward(self, context: Tensor) -> Distribution:
         loc, raw_scale, weight = self.params(context).split((1, 1, self.head.num_params - 2), -4)
         logistic = _logistic(loc.squeeze(-4), raw_scale.squeeze(-4), self.levels)
         return LinkedChannels(logistic.loc, logistic.scale, weight, self.levels)
-
-    def init_from_data(self, image: Tensor) -> None:
-        self.head.set_bias(0, image.float().mean(0) / (self.levels - 1))
 
 
 class DiscretizedLogisticMixtureLikelihood(Likelihood):
@@ -60,21 +54,18 @@ class DiscretizedLogisticMixtureLikelihood(Likelihood):
 
     Args:
         latent_shape: (d,).
-        image_shape: (C, H, W).
-        levels: how many grey levels a value can take.
+        spec: of the images.
         net: from the latent to features.
         components: how many logistics are mixed.
     """
 
-    def __init__(
-        self, latent_shape: Shape, image_shape: Shape, levels: int, net: NetFactory = MLP, components: int = 5
-    ) -> None:
+    def __init__(self, latent_shape: Shape, spec: Spec, net: NetFactory = MLP, components: int = 5) -> None:
         if components < 1:
             raise ValueError(f"DiscretizedLogisticMixtureLikelihood.components: expected at least 1, got {components}.")
-        super().__init__(latent_shape, image_shape, levels, net, num_params=3 * components)
+        super().__init__(latent_shape, spec, net, num_params=3 * components)
         self.components = components
         for k in range(components):  # spread over the range, or all components would stay the same one
-            self.head.set_bias(components + k, torch.full(tuple(image_shape), (k + 0.5) / components))
+            self.head.set_bias(components + k, torch.full(tuple(spec.image_shape), (k + 0.5) / components))
 
     def forward(self, context: Tensor) -> Distribution:
         logits, loc, raw_scale = self.params(context).movedim(-4, -1).chunk(3, -1)
@@ -85,12 +76,15 @@ class DiscretizedLogisticMixtureLikelihood(Likelihood):
         )
         return Independent(mixture, 3, validate_args=False)
 
+    def init_from_data(self, image: Tensor) -> None:
+        """Nothing: the components lie spread over the range."""
+
 
 class CategoricalLikelihood(Likelihood):
     """A free probability for every level of every value: the most flexible, and blind to the order of the levels."""
 
-    def __init__(self, latent_shape: Shape, image_shape: Shape, levels: int, net: NetFactory = MLP) -> None:
-        super().__init__(latent_shape, image_shape, levels, net, num_params=levels)
+    def __init__(self, latent_shape: Shape, spec: Spec, net: NetFactory = MLP) -> None:
+        super().__init__(latent_shape, spec, net, num_params=spec.levels)
 
     def forward(self, context: Tensor) -> Distribution:
         logits = self.params(context).movedim(-4, -1)

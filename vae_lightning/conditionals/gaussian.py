@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, Normal
 
 from vae_lightning.conditionals.likelihood import Likelihood
-from vae_lightning.core import Shape
+from vae_lightning.core import Shape, Spec
 from vae_lightning.nets import MLP, NetFactory
 
 
@@ -44,34 +44,28 @@ class GaussianLikelihood(Likelihood):
 
     Args:
         latent_shape: (d,).
-        image_shape: (C, H, W).
-        levels: how many grey levels a value can take.
+        spec: of the images.
         net: from the latent to features.
         scale: standard deviation, images in [0, 1].
     """
 
-    def __init__(
-        self, latent_shape: Shape, image_shape: Shape, levels: int, net: NetFactory = MLP, scale: float = 0.1
-    ) -> None:
+    def __init__(self, latent_shape: Shape, spec: Spec, net: NetFactory = MLP, scale: float = 0.1) -> None:
         if scale <= 0:
             raise ValueError(f"GaussianLikelihood.scale: expected a standard deviation > 0, got {scale}.")
-        super().__init__(latent_shape, image_shape, levels, net)
+        super().__init__(latent_shape, spec, net)
         self.scale = scale
 
     def forward(self, context: Tensor) -> Distribution:
         loc = self.params(context).squeeze(-4)
         return _normal(loc, loc.new_full((), self.scale), self.levels)
 
-    def init_from_data(self, image: Tensor) -> None:
-        self.head.set_bias(0, image.float().mean(0) / (self.levels - 1))
-
 
 class GaussianLearnedScaleLikelihood(Likelihood):
     """N(mu(z), sigma^2) with one sigma for all values, learned by gradient (the probabilistic-PCA noise)."""
 
-    def __init__(self, latent_shape: Shape, image_shape: Shape, levels: int, net: NetFactory = MLP) -> None:
-        _require_grey("GaussianLearnedScaleLikelihood", levels)
-        super().__init__(latent_shape, image_shape, levels, net)
+    def __init__(self, latent_shape: Shape, spec: Spec, net: NetFactory = MLP) -> None:
+        _require_grey("GaussianLearnedScaleLikelihood", spec.levels)
+        super().__init__(latent_shape, spec, net)
         self.raw_scale = nn.Parameter(torch.tensor(-1.0))
 
     @property
@@ -81,23 +75,17 @@ class GaussianLearnedScaleLikelihood(Likelihood):
     def forward(self, context: Tensor) -> Distribution:
         return _normal(self.params(context).squeeze(-4), self.scale, self.levels)
 
-    def init_from_data(self, image: Tensor) -> None:
-        self.head.set_bias(0, image.float().mean(0) / (self.levels - 1))
-
 
 class GaussianPixelScaleLikelihood(Likelihood):
     """N(mu(z), sigma(z)^2) with a sigma of its own for each value of each image (heteroscedastic)."""
 
-    def __init__(self, latent_shape: Shape, image_shape: Shape, levels: int, net: NetFactory = MLP) -> None:
-        _require_grey("GaussianPixelScaleLikelihood", levels)
-        super().__init__(latent_shape, image_shape, levels, net, num_params=2)
+    def __init__(self, latent_shape: Shape, spec: Spec, net: NetFactory = MLP) -> None:
+        _require_grey("GaussianPixelScaleLikelihood", spec.levels)
+        super().__init__(latent_shape, spec, net, num_params=2)
 
     def forward(self, context: Tensor) -> Distribution:
         loc, raw = self.params(context).unbind(-4)
         return _normal(loc, quantisation_scale(self.levels) + F.softplus(raw - 1), self.levels)
-
-    def init_from_data(self, image: Tensor) -> None:
-        self.head.set_bias(0, image.float().mean(0) / (self.levels - 1))
 
 
 class _OptimalScaleNormal(Independent):
@@ -123,8 +111,7 @@ class GaussianOptimalScaleLikelihood(Likelihood):
 
     Args:
         latent_shape: (d,).
-        image_shape: (C, H, W).
-        levels: how many grey levels a value can take.
+        spec: of the images.
         net: from the latent to features.
         momentum: weight of each new batch in the running mean.
     """
@@ -132,13 +119,11 @@ class GaussianOptimalScaleLikelihood(Likelihood):
     mean_square: Tensor
     batches: Tensor
 
-    def __init__(
-        self, latent_shape: Shape, image_shape: Shape, levels: int, net: NetFactory = MLP, momentum: float = 0.01
-    ) -> None:
-        _require_grey("GaussianOptimalScaleLikelihood", levels)
-        super().__init__(latent_shape, image_shape, levels, net)
+    def __init__(self, latent_shape: Shape, spec: Spec, net: NetFactory = MLP, momentum: float = 0.01) -> None:
+        _require_grey("GaussianOptimalScaleLikelihood", spec.levels)
+        super().__init__(latent_shape, spec, net)
         self.momentum = momentum
-        self.register_buffer("mean_square", torch.tensor(float((levels - 1) ** 2)))  # in squared levels
+        self.register_buffer("mean_square", torch.tensor(float((spec.levels - 1) ** 2)))  # in squared spec.levels
         self.register_buffer("batches", torch.tensor(0))
 
     def observe(self, mean_square: Tensor) -> None:
@@ -156,6 +141,3 @@ class GaussianOptimalScaleLikelihood(Likelihood):
         if self.training:
             return _OptimalScaleNormal(loc * (self.levels - 1), self)
         return _normal(loc, self.scale, self.levels)
-
-    def init_from_data(self, image: Tensor) -> None:
-        self.head.set_bias(0, image.float().mean(0) / (self.levels - 1))

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from vae_lightning.core import Conditional, Shape
+from vae_lightning.core import Conditional, Shape, Spec
 from vae_lightning.nets import MLP, NetFactory, at_least_float32
 
 
@@ -51,30 +51,28 @@ class Likelihood(Conditional):
 
     Args:
         latent_shape: (d,).
-        image_shape: (C, H, W).
-        levels: how many grey levels a value can take.
+        spec: of the images.
         net: from the latent to features.
         num_params: how many parameters each value of the image needs.
     """
 
-    def __init__(
-        self, latent_shape: Shape, image_shape: Shape, levels: int, net: NetFactory = MLP, num_params: int = 1
-    ) -> None:
+    def __init__(self, latent_shape: Shape, spec: Spec, net: NetFactory = MLP, num_params: int = 1) -> None:
         super().__init__()
-        self.levels = levels
-        self.net = net(latent_shape, image_shape)
-        self.head = ImageHead(self.net.out_shape, image_shape, num_params)
+        self.levels = spec.levels
+        self.net = net(latent_shape, spec.image_shape)
+        self.head = ImageHead(self.net.out_shape, spec.image_shape, num_params)
 
     def params(self, z: Tensor) -> Tensor:
         """(*S, d) -> (*S, P, C, H, W)."""
         return at_least_float32(self.head(self.net(z)))
 
     def init_from_data(self, image: Tensor) -> None:
-        """Starts the output biases at the training images' marginals: image (N, C, H, W), integers. Optional."""
-        return
+        """Starts the output biases at the training images' marginals, here those of the first parameter at the mean in
+        [0, 1]: image (N, C, H, W), integers."""
+        self.head.set_bias(0, image.float().mean(0) / (self.levels - 1))
 
 
-LikelihoodFactory = Callable[[Shape, Shape, int], Likelihood]
+LikelihoodFactory = Callable[[Shape, Spec], Conditional]
 
 
 def mean_logit(image: Tensor, levels: int) -> Tensor:

@@ -9,9 +9,11 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, Normal
 
 from vae_lightning.conditionals.likelihood import ImageHead
-from vae_lightning.core import Conditional, Shape
+from vae_lightning.core import Conditional, Shape, Spec
 from vae_lightning.distributions import Delta
 from vae_lightning.nets import MLP, NetFactory, at_least_float32, bounded_log_scale, map_depth
+
+EncoderFactory = Callable[[Spec, Shape], Conditional]
 
 
 def latent_head(features: Shape, size: int) -> nn.Module:
@@ -30,14 +32,14 @@ class GaussianPosterior(Conditional):
     """q(z|x) = N(mu(x), diag sigma(x)^2) (Kingma & Welling 2014, eq. 9). Starts at sigma = 1, near the prior.
 
     Args:
-        image_shape: (C, H, W).
+        spec: of the images.
         latent_shape: (d,).
         net: from the image, scaled to [0, 1], to features.
     """
 
-    def __init__(self, image_shape: Shape, latent_shape: Shape, net: NetFactory = MLP) -> None:
+    def __init__(self, spec: Spec, latent_shape: Shape, net: NetFactory = MLP) -> None:
         super().__init__()
-        self.net = net(image_shape, image_shape)
+        self.net = net(spec.image_shape, spec.image_shape)
         self.latent_shape = tuple(latent_shape)
         size = math.prod(latent_shape)
         self.mu = latent_head(self.net.out_shape, size)
@@ -55,14 +57,14 @@ class PointMass(Conditional):
     """q(z|x) = all mass at f(x): the encoder of a plain autoencoder.
 
     Args:
-        image_shape: (C, H, W).
+        spec: of the images.
         latent_shape: (d,).
         net: from the image, scaled to [0, 1], to features.
     """
 
-    def __init__(self, image_shape: Shape, latent_shape: Shape, net: NetFactory = MLP) -> None:
+    def __init__(self, spec: Spec, latent_shape: Shape, net: NetFactory = MLP) -> None:
         super().__init__()
-        self.net = net(image_shape, image_shape)
+        self.net = net(spec.image_shape, spec.image_shape)
         self.code = latent_head(self.net.out_shape, math.prod(latent_shape))
 
     def forward(self, context: Tensor) -> Distribution:
@@ -74,7 +76,7 @@ class Corrupted(Conditional):
     autoencoder, since the decoder's target stays the clean image (Vincent et al. 2010).
 
     Args:
-        image_shape: (C, H, W).
+        spec: of the images.
         latent_shape: (d,).
         encoder: the encoder that sees corrupted images.
         corruption: takes and returns images scaled to [0, 1].
@@ -82,13 +84,13 @@ class Corrupted(Conditional):
 
     def __init__(
         self,
-        image_shape: Shape,
+        spec: Spec,
         latent_shape: Shape,
-        encoder: Callable[[Shape, Shape], Conditional],
+        encoder: EncoderFactory,
         corruption: nn.Module,
     ) -> None:
         super().__init__()
-        self.encoder = encoder(image_shape, latent_shape)
+        self.encoder = encoder(spec, latent_shape)
         self.corruption = corruption
 
     def forward(self, context: Tensor) -> Distribution:

@@ -27,10 +27,7 @@ class InMemory(Dataset[Any]):
 
     def __getitem__(self, index: Tensor) -> dict[str, Tensor]:
         index = index.to(self.images.stored.device, non_blocking=True)
-        batch = {"image": self.images.take(index)}
-        if self.images.label is not None:
-            batch["label"] = self.images.label.index_select(0, index)
-        return batch
+        return self.images.batch(index)
 
 
 class Batches(DistributedSampler[Any]):

@@ -12,6 +12,7 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from vae_lightning.core import Spec
 from vae_lightning.data.batches import Batches, InMemory, binarize, loader, shuffled
 from vae_lightning.data.source import Images, ImageSource, Shape
 
@@ -92,13 +93,18 @@ class ImageData(LightningDataModule):
     def levels(self) -> int:
         return 2 if self.dynamic_binarization else self.source.levels
 
-    def check_matches(self, image_shape: Shape, levels: int) -> None:
+    @property
+    def spec(self) -> Spec:
+        """What the data are."""
+        return Spec(tuple(self.image_shape), self.levels, self.source.classes)
+
+    def check_matches(self, spec: Spec) -> None:
         """Raises ValueError where the images are not such as a model was built for."""
-        if (tuple(self.image_shape), self.levels) != (tuple(image_shape), levels):
+        if (tuple(self.image_shape), self.levels) != (spec.image_shape, spec.levels):
             raise ValueError(
-                f"the model was built for images of shape {tuple(image_shape)} with {levels} levels, got data of shape "
-                f"{tuple(self.image_shape)} with {self.levels}: choose data like those it was trained on (an image "
-                "folder can be resized with --data.source.size), or train a model on these."
+                f"the model was built for images of shape {spec.image_shape} with {spec.levels} levels, got data "
+                f"of shape {tuple(self.image_shape)} with {self.levels}: choose data like those it was trained on (an "
+                "image folder can be resized with --data.source.size), or train a model on these."
             )
 
     def prepare_data(self) -> None:

@@ -42,6 +42,20 @@ class Images:
         """(B,) int64 -> (B, C, H, W) uint8, on the device where the images are."""
         return self.stored.index_select(0, index if self.rows is None else self.rows.index_select(0, index))
 
+    def batch(self, index: Tensor) -> dict[str, Tensor]:
+        """(B,) int64 -> {"image": (B, C, H, W) uint8, "label": (B,) where there are classes}, where the images are."""
+        batch = {"image": self.take(index)}
+        if self.label is not None:
+            batch["label"] = self.label.index_select(0, index)
+        return batch
+
+    def batches(self, size: int, order: Tensor | None = None) -> Iterator[dict[str, Tensor]]:
+        """All of them in order, or in that of `order`, `size` at a time, images as float32."""
+        order = torch.arange(len(self), device=self.stored.device) if order is None else order
+        for part in order.split(size):
+            batch = self.batch(part)
+            yield {**batch, "image": batch["image"].float()}
+
     def chunks(self, size: int = 4096) -> Iterator[Tensor]:
         """All images in order, `size` at a time, or fewer where they are large."""
         rows = torch.arange(len(self), device=self.stored.device)
@@ -107,6 +121,11 @@ class ImageSource(ABC):
     @abstractmethod
     def levels(self) -> int:
         """How many values a pixel can take: images hold the integers 0..levels-1."""
+
+    @property
+    def classes(self) -> tuple[str, ...] | None:
+        """The classes' names in the order of their labels; None where images have no labels."""
+        return None
 
     @abstractmethod
     def load(self, root: Path, download: bool) -> Splits:

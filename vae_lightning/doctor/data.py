@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import islice
-from typing import Any, cast
 
 import torch
 
@@ -15,7 +14,7 @@ from vae_lightning.train.module import Experiment
 
 def look_at_data(experiment: Experiment, data: ImageData) -> Iterator[Finding]:
     data.setup()
-    data.check_matches(cast(Any, experiment.image_shape), experiment.levels)
+    data.check_matches(experiment.spec)
     sizes, shape = ", ".join(f"{len(images)} {name}" for name, images in data.splits.items()), tuple(data.image_shape)
     empty = min(map(len, data.splits.values())) == 0
     yield finding(not empty, f"there are {sizes} images of shape {shape}.", "keep some of each: --data.val_size.")

@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import torch
 
-from vae_lightning.core import Batch
+from vae_lightning.core import Batch, LatentModel, seeded
 from vae_lightning.data import ImageData
 from vae_lightning.data.batches import InMemory, binarize
 from vae_lightning.doctor.cost import cost
@@ -43,8 +43,7 @@ def examine(
         max_epochs: how long it will train; None or -1 for a training without end.
         gradient_clip_val: the Trainer's.
     """
-    with torch.random.fork_rng([experiment.device] if experiment.device.type == "cuda" else []), torch.enable_grad():
-        torch.manual_seed(0)
+    with seeded(0, experiment.device), torch.enable_grad():
         found = list(_guarded("the data", look_at_data, experiment, data))
         if all(finding.ok for finding in found):
             epochs = None if max_epochs is None or max_epochs < 0 else max_epochs
@@ -75,7 +74,10 @@ def _model(experiment: Experiment, data: ImageData, epochs: int | None, clip: fl
     image = binarize(some["image"], data.source.levels) if data.dynamic_binarization else some["image"]
     some = {name: value.to(experiment.device) for name, value in {**some, "image": image.float()}.items()}
     model = copy.deepcopy(experiment.latent_model).eval()
-    model.init_from_data(some["image"])
+    if not isinstance(model, LatentModel):
+        yield Finding(True, f"{type(model).__name__} has no latents: what is asked of a story was not looked at.")
+        return
+    model.init_from_data(some)
     case = Case(experiment, data, model, cast(Batch, some), epochs, clip)
     for name, check in CHECKS.items():
         yield from _guarded(name, check, case)

@@ -43,7 +43,7 @@ class Case:
     def take(self, count: int) -> Batch:
         """The first training images of the sample, over again where it is smaller."""
         index = torch.arange(count, device=self.some["image"].device) % len(self.some["image"])
-        return cast(Batch, {name: cast(Tensor, value)[index] for name, value in self.some.items()})
+        return cast(Batch, {name: value[index] for name, value in self.some.items()})
 
     def training(self, batch: Batch, lr: float | None = None) -> tuple[Callable[[], float], nn.Module, Any]:
         """A step on this batch that returns the loss before it, with schedules at their end; what it trains, and by

@@ -22,11 +22,11 @@ def support(case: Case) -> Iterator[Finding]:
     batch = case.take(32)
     trace, x = case.model.trace(batch), batch["image"]
     try:
-        case.experiment.objective.check(trace)
+        case.experiment.objective.check(case.model, batch)
     except ValueError as error:
         choose = "choose another --model.objective or --model.latent_model.encoder."
         yield Finding(False, f"model and objective do not go together: {error}", choose)
-    log_p, inside = trace.log_likelihood(x), bool(cast(Any, trace.px.support).check(x).all())
+    log_p, inside = trace.log_likelihood(), bool(cast(Any, trace.px.support).check(x).all())
     finite = int(log_p.isfinite().sum())
     yield finding(
         inside and finite == len(x),
@@ -73,17 +73,17 @@ def normalised(case: Case) -> Iterator[Finding]:
 def start(case: Case) -> Iterator[Finding]:
     batch, some, levels = case.take(32), case.some["image"].flatten(1), case.data.levels
     trace, x = case.model.trace(batch), batch["image"].flatten(1)
-    if trace.is_point_mass:
+    if not trace.has_rate:
         yield Finding(True, "the posterior is a point mass (an autoencoder), which has no rate.")
     else:
-        rate, latents = trace.kl().mean().item(), sum(site.z[0].numel() for site in trace.sites)
+        rate, latents = trace.kl().mean().item(), trace.latent_size
         yield finding(
             rate <= min(10_000, 100 * latents),  # which nan is not
             f"the rate begins at {rate:.2f} nats, {rate / latents:.2f} for each of {latents} latents.",
             "warm it up (--model.objective.beta Linear --model.objective.beta.steps 1000), or choose another "
             "--model.latent_model.encoder, whose start lies nearer to the prior.",
         )
-    distortion = -trace.log_likelihood(batch["image"]).mean().item()
+    distortion = -trace.log_likelihood().mean().item()
     every = math.ceil(x.shape[1] * levels / 2**22)  # pixels are many in large images
     nll = independent_pixels_nll(some[:, ::every].cpu().split(1000), [x[:, ::every].cpu()], levels)
     baseline = nll.mean().item() * x.shape[1] / x[:, ::every].shape[1]
@@ -159,10 +159,10 @@ def schedule(case: Case) -> Iterator[Finding]:
 def bounds(case: Case) -> Iterator[Finding]:
     batch = case.take(max(4, min(16, 2**18 // case.some["image"][0].numel())))
     trace = case.model.trace(batch, 32)
-    if trace.is_point_mass:
+    if not trace.has_rate:
         yield Finding(True, "whether the bound rises with its samples was not looked at: a point mass has no bound.")
         return
-    elbo, single = trace.log_likelihood(batch["image"]) - trace.kl(), trace.log_weight(batch["image"])  # (32, images)
+    elbo, single = trace.scores()["elbo"], trace.log_weight()  # (32, images)
     several = log_prob_curve(case.model, batch, [10, 100])
     curve = torch.cat([elbo.mean(0)[None], single.mean(0)[None], several]).double()
     gain = curve.diff(dim=0)

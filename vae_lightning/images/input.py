@@ -13,7 +13,7 @@ from torch import Tensor
 
 from vae_lightning.checkpoint import RECORD, find_checkpoint, read_checkpoint
 from vae_lightning.compression.form import DTYPES, Form, GivenImages
-from vae_lightning.core import Shape
+from vae_lightning.core import Shape, Spec
 from vae_lightning.data import ImageData
 from vae_lightning.images.files import class_labels, find_files, read_files
 
@@ -21,19 +21,19 @@ SPLITS = ("train", "val", "test")
 ARRAYS = (".npy", ".npz")
 
 
-def read_images(given: list[str], image_shape: Shape, levels: int, checkpoint: Path) -> GivenImages:
+def read_images(given: list[str], spec: Spec, checkpoint: Path) -> GivenImages:
     """The images that a command was given.
 
     Args:
         given: image files and folders; or one array, .npy or .npz; or one word, train, val or test.
-        image_shape: (C, H, W) of the model.
-        levels: of the model.
+        spec: of the model's images.
         checkpoint: whose record says which data the splits are.
 
     Raises:
         FileNotFoundError: nothing there.
         ValueError: images that are not such as the model was built for, or would not come back as they are.
     """
+    image_shape, levels = spec.image_shape, spec.levels
     apart = [word for word in given if word in SPLITS or Path(word).suffix.lower() in ARRAYS]
     if apart and len(given) > 1:
         raise ValueError(
@@ -41,7 +41,7 @@ def read_images(given: list[str], image_shape: Shape, levels: int, checkpoint: P
             "give each its own command."
         )
     if given[0] in SPLITS:
-        return _split(given[0], image_shape, levels, checkpoint)
+        return _split(given[0], spec, checkpoint)
     paths = [Path(word).expanduser() for word in given]
     if apart and not paths[0].is_dir():
         return _array(paths[0], image_shape, levels)
@@ -66,9 +66,9 @@ def read_data(checkpoint: Path) -> ImageData:
     return data
 
 
-def _split(split: str, image_shape: Shape, levels: int, checkpoint: Path) -> GivenImages:
+def _split(split: str, spec: Spec, checkpoint: Path) -> GivenImages:
     data = read_data(checkpoint)
-    data.check_matches(image_shape, levels)
+    data.check_matches(spec)
     images = data.fixed(split)  # type: ignore[arg-type]
     labels = None if images.label is None else tuple(images.label.tolist())
     return GivenImages(images.image, Form("split", labels=labels))

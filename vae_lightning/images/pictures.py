@@ -9,7 +9,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision.utils import make_grid
 
-from vae_lightning.core import LatentModel, PosteriorMean
+from vae_lightning.core import Batch, LatentModel, PosteriorMean
 from vae_lightning.files import write_atomically
 
 SMALLEST_SIDE = 56
@@ -30,9 +30,9 @@ def save_picture(picture: Tensor, path: Path) -> None:
     write_atomically(path, lambda stream: image.save(stream, format="PNG", compress_level=1))
 
 
-def reconstruction_grid(model: LatentModel, image: Tensor) -> Tensor:
+def reconstruction_grid(model: LatentModel, batch: Batch) -> Tensor:
     """Rows of originals, each with the row of their reconstructions at the posterior's mean below it."""
-    mean = model(PosteriorMean(), {"image": image}).mean
+    image, mean = batch["image"], model(PosteriorMean(), batch).mean
     if len(image) <= 8:
         return torch.cat([image, mean])
     missing = -len(image) % 8

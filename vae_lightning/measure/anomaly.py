@@ -55,10 +55,10 @@ def fit_in(images: Images, levels: int, data: ImageData) -> Tensor:
 def load_background(path: str, own: TrainedModel) -> LatentModel:
     """The model of a checkpoint or run, to set beside a model of images of the same kind. ValueError for another."""
     found = load_model(path, str(own.device))
-    if (found.image_shape, found.levels) != (own.image_shape, own.levels):
+    if (found.spec.image_shape, found.spec.levels) != (own.spec.image_shape, own.spec.levels):
         raise ValueError(
-            f"--background: expected a model of images of shape {own.image_shape} with {own.levels} levels, got one of "
-            f"{found.image_shape} with {found.levels}: choose another."
+            f"--background: expected a model of images of shape {own.spec.image_shape} with {own.spec.levels} levels, "
+            f"got one of {found.spec.image_shape} with {found.spec.levels}: choose another."
         )
     if found.is_autoencoder or own.is_autoencoder:
         raise ValueError("--background: expected two models with a likelihood, got an autoencoder: choose two VAEs.")
@@ -80,11 +80,14 @@ def scores(
     for part in images.split(500):
         batch: Batch = {"image": part.to(device).float()}
         trace = model.trace(batch)
-        distortion, discrete = -trace.log_likelihood(batch["image"]), trace.is_discrete
-        values = {"distortion": distortion}
-        if not trace.is_point_mass:
-            rate = trace.kl()
-            values |= {"elbo": rate + distortion, "rate": rate, "log_prob": -log_prob(model, batch, num_samples)}
+        found_here, discrete = trace.scores(), trace.is_discrete
+        values = {"distortion": found_here["distortion"]}
+        if trace.has_rate:
+            values |= {
+                "elbo": -found_here["elbo"],
+                "rate": found_here["rate"],
+                "log_prob": -log_prob(model, batch, num_samples),
+            }
             if background is not None:
                 values["background"] = values["log_prob"] + log_prob(background, batch, num_samples)
         for name, value in values.items():

@@ -7,10 +7,9 @@ import math
 import torch
 from torch import Tensor
 
-from vae_lightning.core import PosteriorMean
 from vae_lightning.images.pictures import grid, save_picture
-from vae_lightning.measure.context import Subject, mean_error, percent
-from vae_lightning.metrics import inception
+from vae_lightning.measure.context import ModelAndData, percent
+from vae_lightning.metrics import inception, mean_error
 from vae_lightning.metrics.representation import k_nearest
 from vae_lightning.metrics.samples import (
     accuracy,
@@ -38,31 +37,31 @@ COLUMNS, NEIGHBOURS = 8, 3
 """Samples a row of neighbours.png, and training images below each."""
 
 
-def sharpness(subject: Subject) -> Section:
+def sharpness(tested: ModelAndData) -> Section:
     """How sharp test images, their reconstructions and samples are."""
     section = Section("Sharpness")
-    rows = subject.test_rows(LOOKED_AT)
-    count, test = len(rows), subject.test.take(rows)
+    rows = tested.test_rows(LOOKED_AT)
+    count, test = len(rows), tested.test.take(rows)
     if min(test.shape[-2:]) < 2:
         return section
-    back = [subject.model(PosteriorMean(), subject.batch(part)).mean.cpu() for part in test.split(500)]
+    back = tested.reconstructions(rows)
     kinds = {
         "original": ("test images", test),
-        "reconstruction": ("reconstructions", torch.cat(back)),
-        "sample": ("samples", subject.samples(count, mean=True)),
-        "aggregate_sample": ("samples through the aggregate posterior", subject.samples(count, True, aggregate=True)),
+        "reconstruction": ("reconstructions", back),
+        "sample": ("samples", tested.samples(count, mean=True)),
+        "aggregate_sample": ("samples through the aggregate posterior", tested.samples(count, True, aggregate=True)),
     }
     for measure, what, unit, factor in (
         (high_frequency_energy, "high-frequency energy", "%", 100),
         (edge_width, "edge width", "pixels", 1),
     ):
         for kind, (label, images) in kinds.items():
-            values = factor * measure(subject.unit(images).clamp(0, 1))
+            values = factor * measure(tested.unit(images).clamp(0, 1))
             name = f"{kind}_{'high_frequency' if unit == '%' else 'edge_width'}"
             section.add(name, f"{what}, {label}", mean_error(values), unit)
             if "sample" not in kind:  # the same images in each run, for paired differences
-                subject.per_image[name] = torch.full((len(subject.test),), math.nan)
-                subject.per_image[name][rows] = values.float()
+                tested.per_image[name] = torch.full((len(tested.test),), math.nan)
+                tested.per_image[name][rows] = values.float()
     section.notes.append(
         "Reconstructions and samples are means E[x|z]. As far as samples through the aggregate posterior are nearer to "
         "the test images than those from the prior, a better prior could gain."
@@ -70,17 +69,17 @@ def sharpness(subject: Subject) -> Section:
     return section
 
 
-def samples(subject: Subject) -> Section:
+def samples(tested: ModelAndData) -> Section:
     """Samples beside test images, in the features of a classifier that is trained here."""
     section = Section("Samples, in the features of a classifier trained here (not Inception)")
-    train, test = subject.train(LEARNT_FROM), subject.test
+    train, test = tested.train(LEARNT_FROM), tested.test
     assert train.label is not None
     assert test.label is not None
-    chosen = subject.test_rows(SAMPLED)
+    chosen = tested.test_rows(SAMPLED)
     count = len(chosen)
     if len(train.label.unique()) < 2 or count < 50:
         return section
-    classifier = train_classifier(train.image, train.label, subject.data.levels)
+    classifier = train_classifier(train.image, train.label, tested.data.levels)
     right = accuracy(classifier, test.image, test.label)
     error = math.sqrt(right * (1 - right) / len(test))
     section.add("classifier_accuracy", "the classifier's accuracy", percent((right, error)), "%")
@@ -88,9 +87,9 @@ def samples(subject: Subject) -> Section:
     def features(images: Tensor) -> Tensor:
         return in_batches(classifier.features, images.float())
 
-    real, fake = features(test.take(chosen)), features(subject.samples(count))
+    real, fake = features(test.take(chosen)), features(tested.samples(count))
     seen = features(train.some(count).image)
-    ideal = features(subject.samples(count, aggregate=True))
+    ideal = features(tested.samples(count, aggregate=True))
     through = "through the aggregate posterior"
     section.add("frechet", "Fréchet distance", (frechet_distance(real, fake), math.nan), "", "lower")
     section.add("aggregate_frechet", f"the same {through}", (frechet_distance(real, ideal), math.nan), "", "lower")
@@ -108,18 +107,18 @@ def samples(subject: Subject) -> Section:
     return section
 
 
-def in_inception(subject: Subject) -> Section:
+def in_inception(tested: ModelAndData) -> Section:
     """Samples beside test images in the features that published figures take, where the weights are on this machine."""
     section = Section("Samples, in Inception's features")
-    slowly = subject.device.type == "cpu"
-    chosen = subject.test_rows(SAMPLED_SLOWLY if slowly else SAMPLED)
+    slowly = tested.device.type == "cpu"
+    chosen = tested.test_rows(SAMPLED_SLOWLY if slowly else SAMPLED)
     count = len(chosen)
-    if inception.missing() or subject.data.image_shape[0] not in (1, 3) or count < 50:
+    if inception.missing() or tested.data.image_shape[0] not in (1, 3) or count < 50:
         return section
-    extractor, levels = inception.extractor().to(subject.device), subject.data.levels
+    extractor, levels = inception.extractor().to(tested.device), tested.data.levels
     real, fake = (
-        in_batches(lambda x: extractor(inception.rgb(x, levels).to(subject.device)).cpu(), images, 50)
-        for images in (subject.test.take(chosen), subject.samples(count))
+        in_batches(lambda x: extractor(inception.rgb(x, levels).to(tested.device)).cpu(), images, 50)
+        for images in (tested.test.take(chosen), tested.samples(count))
     )
     section.add("fid", "FID, Inception features", (frechet_distance(real, fake), math.nan), "", "lower")
     section.add("kid", "KID, Inception features", kernel_distance(real, fake), "", "lower")
@@ -129,12 +128,12 @@ def in_inception(subject: Subject) -> Section:
     return section
 
 
-def copies(subject: Subject) -> Section:
+def copies(tested: ModelAndData) -> Section:
     """Whether samples are copies of training images: how near they come to them, and a picture of the nearest."""
-    section, levels = Section("Samples, beside their nearest training images"), subject.data.levels
-    real, train = subject.test.take(subject.test_rows(LOOKED_AT)), subject.train(LEARNT_FROM).image
+    section, levels = Section("Samples, beside their nearest training images"), tested.data.levels
+    real, train = tested.test.take(tested.test_rows(LOOKED_AT)), tested.train(LEARNT_FROM).image
     count = len(real)
-    fake = subject.samples(count)
+    fake = tested.samples(count)
     found, reference = (nearest_distances(images, train).distances for images in (fake, real))
     share = nearer(found, reference)
     section.add("copying", "nearer to a training image than most test images are", percent((share, math.nan)), "%")
@@ -146,7 +145,7 @@ def copies(subject: Subject) -> Section:
         near = k_nearest(fake[chosen], train, min(NEIGHBOURS, len(train))).indices
         between = torch.full_like(fake[chosen], (levels - 1) / 2)
         rows += [fake[chosen], *(train[column].float() for column in near.T), between]
-    save_picture(grid(torch.cat(rows[:-1]), len(rows[0]), levels), subject.folder / "neighbours.png")
+    save_picture(grid(torch.cat(rows[:-1]), len(rows[0]), levels), tested.folder / "neighbours.png")
     section.notes.append(
         f"neighbours.png: {len(rows[0])} samples, and below each its nearest of {len(train)} training images; then the "
         "same of the samples that lie nearest to one."

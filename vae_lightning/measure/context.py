@@ -9,15 +9,16 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from vae_lightning.core import Batch, FromPrior, LatentModel
+from vae_lightning.core import Batch, LatentModel, PosteriorMean, centre
 from vae_lightning.data import ImageData, Images
+from vae_lightning.data.source import CHUNK_VALUES
 
 HELD_VALUES = 2**28
 """Values of images that a study holds at most: 1 GiB in float32."""
 
 
 @dataclass(frozen=True)
-class Subject:
+class ModelAndData:
     """Args:
     model: in evaluation mode.
     data: its images.
@@ -45,18 +46,26 @@ class Subject:
         """The same of test images, as their numbers."""
         return self.test.some_rows(self.test.at_most(count, HELD_VALUES))
 
-    def mixed(self) -> Iterator[Tensor]:
+    def mixed(self) -> Iterator[Batch]:
         """All test images in an order of their own, the same each time, so that neighbours are not of one class."""
-        order = torch.randperm(len(self.test), generator=torch.Generator().manual_seed(0))
-        return (self.test.take(part).to(self.device) for part in order.split(500))
+        return self.batches(self.test, torch.randperm(len(self.test), generator=torch.Generator().manual_seed(0)))
+
+    def batches(self, images: Images, order: Tensor | None = None) -> Iterator[Batch]:
+        """Whole batches of images, on the device, 500 at a time."""
+        for batch in images.batches(images.at_most(500, CHUNK_VALUES), order):
+            yield {name: value.to(self.device) for name, value in batch.items()}
 
     def codes(self, images: Images) -> Tensor:
-        """The posterior's means, (N, d), on the CPU."""
-        parts = [self.model.trace(self.batch(x)).sites[0].q.mean.flatten(1).cpu() for x in images.chunks(500)]
-        return torch.cat(parts)
+        """The centres of all latents' posteriors, side by side, (N, d), on the CPU."""
+        found = []
+        for batch in self.batches(images):
+            sites = self.model.trace(batch).sites.values()
+            found.append(torch.cat([centre(site.q).flatten(1).cpu() for site in sites], 1))
+        return torch.cat(found)
 
-    def batch(self, image: Tensor) -> Batch:
-        return {"image": image.to(self.device).float()}
+    def reconstructions(self, rows: Tensor) -> Tensor:
+        """E[x|z] at the posterior's mean of the test images of these numbers, (N, C, H, W), on the CPU."""
+        return torch.cat([self.model(PosteriorMean(), batch).mean.cpu() for batch in self.batches(self.test, rows)])
 
     def unit(self, image: Tensor) -> Tensor:
         """Integers to [0, 1]."""
@@ -71,20 +80,17 @@ class Subject:
             aggregate: latents of the aggregate posterior, of training images chosen at random, in place of the prior's:
                 what a prior that was learned to perfection would yield.
         """
+        train = self.data.fixed("train")
         if aggregate:
-            train = self.data.fixed("train")
-            images = train[torch.randint(len(train), (count,))]
-            stories = (self.model.trace(self.batch(part)).px for part in images.chunks(500))
-        else:
-            stories = (self.model(FromPrior(min(500, count - done)), {}) for done in range(0, count, 500))
+            stories = (self.model.trace(batch).px for batch in self.batches(train, torch.randint(len(train), (count,))))
+        elif train.label is None:
+            stories = (self.model.sample({}, min(500, count - done)) for done in range(0, count, 500))
+        else:  # of labels as they come in training
+            chosen = torch.randint(len(train), (count,), generator=torch.Generator().manual_seed(0))
+            labels = train.label.cpu()[chosen].to(self.device)
+            stories = (self.model.sample({"label": part}) for part in labels.split(500))
         parts = [px.mean if mean else px.sample().round() for px in stories]
         return torch.cat([part.clamp(0, self.data.levels - 1).cpu() for part in parts])
-
-
-def mean_error(values: Tensor) -> tuple[float, float]:
-    """Mean over images, those that are nan left out, and its standard error."""
-    values = values[~values.isnan()].double()
-    return values.mean().item(), (values.std() / max(len(values), 1) ** 0.5).item()
 
 
 def percent(value: tuple[float, float]) -> tuple[float, float]:

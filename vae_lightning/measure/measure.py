@@ -4,17 +4,25 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
+from vae_lightning.core import LatentModel
 from vae_lightning.data import ImageData
 from vae_lightning.data.module import sha256
 from vae_lightning.images.pictures import grid, save_picture
-from vae_lightning.measure.context import Subject
+from vae_lightning.measure.context import ModelAndData
 from vae_lightning.measure.studies import studies
-from vae_lightning.metrics import independent_pixels_nll, nats_per_bit_per_dim, pca_squared_error, sample_counts
+from vae_lightning.metrics import (
+    ImageEvaluation,
+    independent_pixels_nll,
+    mean_error,
+    nats_per_bit_per_dim,
+    pca_squared_error,
+    sample_counts,
+)
 from vae_lightning.metrics.estimators.pareto import TOO_HEAVY
 from vae_lightning.metrics.estimators.refinement import STEPS, WIDENING
 from vae_lightning.report.results import Results, Section
@@ -38,6 +46,9 @@ def measure(experiment: Experiment, data: ImageData, folder: Path) -> Results:
     """All sections, from the pass over the test images that has just ended and from the images themselves."""
     experiment.eval()  # Lightning has set training's mode again, in which encoders drop units and corrupt images
     evaluation, per_image = experiment.evaluation, experiment.evaluation.per_image
+    if not isinstance(evaluation, ImageEvaluation):
+        return _plain(experiment, data, folder)
+    assert isinstance(experiment.latent_model, LatentModel)
     sections = [
         likelihood(experiment),
         reconstruction(experiment, data, per_image),
@@ -46,30 +57,40 @@ def measure(experiment: Experiment, data: ImageData, folder: Path) -> Results:
     ]
     if "nll" in per_image:
         per_image["gap"] = -per_image["nll"] - per_image["elbo"]
-    if experiment.test_studies:  # by the first of several processes, while the others are done
-        subject = Subject(experiment.latent_model, data, experiment.device, folder)
-        sections += studies(subject)
-        per_image |= subject.per_image
+    if evaluation.studies:  # by the first of several processes, while the others are done
+        tested = ModelAndData(experiment.latent_model, data, experiment.device, folder)
+        sections += studies(tested)
+        per_image |= tested.per_image
     return Results(
         run=str(folder),
         images=evaluation.images,
         settings={
-            "image_shape": list(data.image_shape),
-            "levels": data.levels,
-            "test_images": sha256(data.splits["test"]),
-            "test_samples": experiment.test_samples,
-            "test_refinement": experiment.test_refinement,
-            **noise(experiment, data),
+            **settings(experiment, data),
+            "test_samples": evaluation.samples,
+            "test_refinement": evaluation.refinement,
         },
         sections=[section for section in sections if section.rows or section.notes],
         per_image={name: values.numpy() for name, values in per_image.items()},
     )
 
 
-def noise(experiment: Experiment, data: ImageData) -> dict[str, Any]:
-    """What the samples of a test depend on beside the model: tests that have it in common drew the same numbers."""
+def _plain(experiment: Experiment, data: ImageData, folder: Path) -> Results:
+    """What an evaluation of another kind found, as it names it."""
+    section = Section("Evaluation")
+    for name, value in experiment.results.items():
+        section.add(name, name.replace("_", " "), value, "")
+    kept = {name: values.numpy() for name, values in experiment.evaluation.per_image.items()}
+    return Results(str(folder), experiment.evaluation.images, settings(experiment, data), [section], kept)
+
+
+def settings(experiment: Experiment, data: ImageData) -> dict[str, Any]:
+    """What was tested on, and what the samples of a test depend on beside the model: tests that have it in common drew
+    the same numbers."""
     trainer = experiment.trainer
     return {
+        "image_shape": list(data.image_shape),
+        "levels": data.levels,
+        "test_images": sha256(data.splits["test"]),
         "seed": EVALUATION_SEED,
         "eval_batch_size": data.eval_batch_size,
         "processes": trainer.world_size,
@@ -77,13 +98,9 @@ def noise(experiment: Experiment, data: ImageData) -> dict[str, Any]:
     }
 
 
-def _mean(values: Tensor) -> tuple[float, float]:
-    """Mean over images and its standard error."""
-    return values.mean().item(), (values.std() / len(values) ** 0.5).item()
-
-
 def likelihood(experiment: Experiment) -> Section:
     """The bound and its two terms, and -log p(x) over the number of samples."""
+    evaluation: Any = experiment.evaluation
     found, section = experiment.results, Section("Likelihood")
     labels = {
         "elbo": ("ELBO", NATS, "higher"),
@@ -96,7 +113,7 @@ def likelihood(experiment: Experiment) -> Section:
             section.add(name, label, found[name], unit, better)  # type: ignore[arg-type]
     if "nll" not in found:
         return section
-    *below, k = sample_counts(experiment.test_samples)
+    *below, k = sample_counts(evaluation.samples)
     for fewer in below:
         section.add(f"nll_{fewer}", f"-log p(x), {fewer} samples", found[f"nll_{fewer}"], NATS, "lower")
     section.add("nll", f"-log p(x), {k} samples", found["nll"], NATS, "lower")
@@ -108,7 +125,7 @@ def likelihood(experiment: Experiment) -> Section:
     section.add("estimator_error", "error of -log p(x) from its samples", (noise, math.nan), NATS)
     section.add("effective_samples", f"effective of the {k} samples", found["effective_samples"], "samples", "higher")
     curve = [found[f"nll_{fewer}"][0] for fewer in below] + [found["nll"][0]]
-    if steps := experiment.test_refinement:
+    if steps := evaluation.refinement:
         section.notes.append(
             f"The importance samples are of each image's own Gaussian, the encoder's improved by {steps} gradient "
             f"steps and {WIDENING} times as wide; published figures draw from the encoder's."
@@ -116,7 +133,7 @@ def likelihood(experiment: Experiment) -> Section:
     section.notes += _doubts(curve, variance / 2, found["effective_samples"][0], k)
     if "pareto_high" in found:
         section.add("pareto_high", f"images with Pareto k above {TOO_HEAVY}", found["pareto_high"], "%", "lower")
-        section.notes += _tails(found["pareto_high"][0], k, experiment.test_refinement)
+        section.notes += _tails(found["pareto_high"][0], k, evaluation.refinement)
     return section
 
 
@@ -124,7 +141,7 @@ def _gap(experiment: Experiment) -> tuple[float, float]:
     """Mean of log p(x) - ELBO over the same images, paired where they were kept."""
     kept, found = experiment.evaluation.per_image, experiment.results
     if "nll" in kept:
-        return _mean((-kept["nll"] - kept["elbo"]).double())
+        return mean_error((-kept["nll"] - kept["elbo"]).double())
     return -found["nll"][0] - found["elbo"][0], math.nan
 
 
@@ -134,12 +151,13 @@ def _doubts(curve: list[float], bias: float, effective: float, k: int) -> list[s
     if k == 1 or effective < SMALLEST_EFFECTIVE:
         return [
             f"Do not trust -log p(x) yet: of {k} samples an image only {effective:.1f} count, and it may lie well "
-            f"above the value; raise --model.test_samples (to {max(1000, 10 * k)})."
+            f"above the value; raise --model.evaluation.samples (to {max(1000, 10 * k)})."
         ]
     if len(curve) > 1 and (fell := curve[-2] - curve[-1]) > SETTLED:
         return [
             f"-log p(x) has not settled: ten times the samples took {fell:.2f} nats off it. It is {above}; raise "
-            f"--model.test_samples (to {10 * k}), or compare with annealed importance sampling (--model.test_studies)."
+            f"--model.evaluation.samples (to {10 * k}), or compare with annealed importance sampling "
+            "(--model.evaluation.studies)."
         ]
     return [f"-log p(x) with {k} samples is {above}."]
 
@@ -148,13 +166,14 @@ def _tails(share: float, k: int, refinement: int) -> list[str]:
     """Whether the weights have tails in which neither their mean nor its error settles."""
     if share <= HEAVY_SHARE:
         return []
-    better = "" if refinement else f"improve each image's posterior first (--model.test_refinement {STEPS}), "
+    better = "" if refinement else f"improve each image's posterior first (--model.evaluation.refinement {STEPS}), "
     return [
         f"Take -log p(x) for an upper bound, and do not trust the error from its samples: for {share:.0f} % of the "
         f"images the weights' tail is too heavy (Pareto k above {TOO_HEAVY}), as where the samples' density is too "
         f"narrow, and the value may lie further below than that error says. To know more, {better}hold it against "
-        "annealed importance sampling (--model.test_studies), train a wider posterior (configs/objective/iwae.yaml), "
-        f"or, which helps slowly, raise --model.test_samples (to {10 * k})."
+        "annealed importance sampling (--model.evaluation.studies), train a wider posterior "
+        "(configs/objective/iwae.yaml), "
+        f"or, which helps slowly, raise --model.evaluation.samples (to {10 * k})."
     ]
 
 
@@ -173,10 +192,10 @@ def reconstruction(experiment: Experiment, data: ImageData, kept: dict[str, Tens
         if name in found:
             section.add(name, label, found[name], unit, better)  # type: ignore[arg-type]
     train, test = data.fixed("train"), data.fixed("test")[torch.arange(experiment.evaluation.images)]
-    size, values = experiment.evaluation.latent_size, test.stored[0].numel()
+    size, values = cast(ImageEvaluation, experiment.evaluation).latent_size, test.stored[0].numel()
     if values <= PCA_LIMIT:
         error = pca_squared_error(train.chunks(), test.chunks(), data.levels, min(size, values))
-        section.add("pca_squared_error", f"PCA with {size} components, squared error", _mean(error), PER_IMAGE)
+        section.add("pca_squared_error", f"PCA with {size} components, squared error", mean_error(error), PER_IMAGE)
         kept["pca_squared_error"] = error
     return section
 
@@ -188,13 +207,13 @@ def surprise(experiment: Experiment, data: ImageData, folder: Path, kept: dict[s
         return section
     bits = (kept["nll"] if "nll" in kept else -kept["elbo"]).double() / math.log(2)
     kept["bits"], order = bits, bits.argsort()
-    section.add("bits", "code length of an image", _mean(bits), "bits", "lower")
+    section.add("bits", "code length of an image", mean_error(bits), "bits", "lower")
     for name, place in (("shortest", 0), ("median", len(bits) // 2), ("longest", -1)):
         section.add(f"bits_{name}", f"the {name}", (bits[order[place]].item(), math.nan), "bits")
     count = min(EXTREMES, len(bits) // 2)
     if count:
         ends = torch.cat([order[:count], order[-count:].flip(0)])
-        save_picture(grid(data.splits["test"].take(ends).float(), 8, experiment.levels), folder / "surprise.png")
+        save_picture(grid(data.splits["test"].take(ends).float(), 8, experiment.spec.levels), folder / "surprise.png")
         section.notes.append(f"surprise.png: first the {count} least surprising test images, then the {count} most.")
     return section
 
@@ -207,9 +226,9 @@ def baselines(experiment: Experiment, data: ImageData, kept: dict[str, Tensor]) 
     kept["independent_nll"] = independent
     kept["independent_bits_per_dim"] = independent / nats_per_bit_per_dim(test.stored)
     for name, unit in (("independent_nll", NATS), ("independent_bits_per_dim", "bits/dim")):
-        section.add(name, "independent pixels, -log p(x)", _mean(kept[name]), unit)
+        section.add(name, "independent pixels, -log p(x)", mean_error(kept[name]), unit)
     if data.binarization_entropy is not None:
         kept["binarization_entropy"] = floor = data.binarization_entropy[: experiment.evaluation.images]
         label = "entropy of the binarisation, which no model goes below"
-        section.add("binarization_entropy", label, _mean(floor), NATS)
+        section.add("binarization_entropy", label, mean_error(floor), NATS)
     return section

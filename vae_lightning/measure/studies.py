@@ -11,9 +11,10 @@ from collections.abc import Callable
 
 import torch
 
+from vae_lightning.core import seeded
 from vae_lightning.measure.appearance import copies, in_inception, samples, sharpness
-from vae_lightning.measure.context import Subject, mean_error, percent
-from vae_lightning.metrics import importance
+from vae_lightning.measure.context import ModelAndData, percent
+from vae_lightning.metrics import importance, mean_error
 from vae_lightning.metrics.baselines import ppca_log_prob
 from vae_lightning.metrics.estimators.annealing import annealed_log_prob
 from vae_lightning.metrics.estimators.gap import inference_gap, prior_log_prob
@@ -36,29 +37,28 @@ LARGEST = 4096
 NATS = "nats/image"
 
 
-def studies(subject: Subject) -> list[Section]:
+def studies(tested: ModelAndData) -> list[Section]:
     """All sections that this model and these data admit."""
-    sections, device = list[Section](), subject.device
+    sections = list[Section]()
     with torch.no_grad():
-        probe = subject.model.trace(subject.batch(subject.data.splits["test"].take(torch.arange(1))))
-        labelled = subject.data.splits["test"].label is not None
-        codes: list[Callable[[Subject], Section]] = [representation] if labelled else []
+        probe = tested.model.trace(next(tested.batches(tested.test[torch.arange(1)])))
+        labelled = tested.data.splits["test"].label is not None
+        codes: list[Callable[[ModelAndData], Section]] = [representation] if labelled else []
         alone = [information, checks] if len(probe.sites) == 1 else [several]
         latent = [*alone, sharpness, *([samples] if labelled else []), in_inception, copies]
-        for study in [*([] if probe.is_point_mass else latent), *codes, gaussian]:
-            with torch.random.fork_rng([device] if device.type == "cuda" else []):
-                torch.manual_seed(1)
+        for study in [*(latent if probe.has_rate else []), *codes, gaussian]:
+            with seeded(1, tested.device):
                 try:
-                    sections.append(study(subject))
+                    sections.append(study(tested))
                 except ValueError as error:  # of one study, which is not to lose the others
                     sections.append(Section(f"Left out: {study.__name__}", notes=[str(error)]))
     return [section for section in sections if section.rows or section.notes]
 
 
-def information(subject: Subject) -> Section:
+def information(tested: ModelAndData) -> Section:
     """What the rate is made of, and whether the decoder uses the latents."""
-    section, model = Section("What the latents carry"), subject.model
-    found = decompose_rate(model, subject.mixed())
+    section, model = Section("What the latents carry"), tested.model
+    found = decompose_rate(model, tested.mixed())
     labels = {
         "rate": "the rate by samples, sum of the next two",
         "mutual_information": "mutual information of image and latent",
@@ -69,29 +69,29 @@ def information(subject: Subject) -> Section:
     for name, label in labels.items():
         if (value := getattr(found, name)) is not None:
             section.add("sampled_rate" if name == "rate" else name, label, value, NATS)
-    limit = math.log(min(len(subject.test), PROBED))
+    limit = math.log(min(len(tested.test), PROBED))
     if found.mutual_information[0] > 0.9 * limit:
         section.notes.append(
             f"The mutual information is near its ceiling here, log N = {limit:.2f} nats: it tells of N."
         )
-    matched, shuffled = shuffled_distortion(model, subject.mixed())
+    matched, shuffled = shuffled_distortion(model, tested.mixed())
     section.add("shuffled_distortion", "distortion with another image's latents", shuffled, NATS)
-    active = active_units(subject.codes(subject.test))
+    active = active_units(tested.codes(tested.test))
     section.add("active_units", f"active of the {len(active)} latents", (int(active.sum()), math.nan), "latents")
     try:
-        sites = (model.trace(subject.batch(x)).sites[0] for x in subject.test.chunks(500))
+        sites = (next(iter(model.trace(batch).sites.values())) for batch in tested.batches(tested.test))
         parts = [kl_per_latent(site).flatten(1).sum(0) for site in sites]
     except (ValueError, NotImplementedError):
         section.notes.append("No rate of each latent, by which to tell collapsed ones: the prior does not factorise.")
         return section
-    section.notes.append(diagnose(sum(parts).cpu() / len(subject.test), active, matched[0], shuffled[0]))  # type: ignore[union-attr]
+    section.notes.append(diagnose(sum(parts).cpu() / len(tested.test), active, matched[0], shuffled[0]))  # type: ignore[union-attr]
     return section
 
 
-def several(subject: Subject) -> Section:
+def several(tested: ModelAndData) -> Section:
     """Of a story with more latents than one: whether the decoder uses them."""
     section = Section("What the latents carry")
-    _, shuffled = shuffled_distortion(subject.model, subject.mixed())
+    _, shuffled = shuffled_distortion(tested.model, tested.mixed())
     section.add("shuffled_distortion", "distortion with another image's latents", shuffled, NATS)
     section.notes.append(
         "The parts of the rate, active units and the checks of log p(x) are a single latent's, and are left out; codes "
@@ -100,31 +100,32 @@ def several(subject: Subject) -> Section:
     return section
 
 
-def checks(subject: Subject) -> Section:
+def checks(tested: ModelAndData) -> Section:
     """log p(x) of some images by independent estimators, and the gap's two parts."""
-    image = subject.test.take(subject.test_rows(CHECKED))
-    given, section = subject.batch(image), Section(f"log p(x) of {len(image)} test images, checked")
+    given = next(tested.batches(tested.test[tested.test_rows(CHECKED)]))
+    count = len(next(iter(given.values())))
+    section = Section(f"log p(x) of {count} test images, checked")
     proposals: dict[str, tuple[str, Gaussians | None]] = {"checked": ("", None)}
     with contextlib.suppress(ValueError):  # another posterior than a diagonal Gaussian
-        proposals["refined"] = (", refined posteriors", refined(subject.model, given).widened())
-    annealed = annealed_log_prob(subject.model, given, 16, TEMPERATURES, LEAPFROG_STEPS, steepness=0.0).log_prob
+        proposals["refined"] = (", refined posteriors", refined(tested.model, given).widened())
+    annealed = annealed_log_prob(tested.model, given, 16, TEMPERATURES, LEAPFROG_STEPS, steepness=0.0).log_prob
     found = {}
     for name, (which, proposal) in proposals.items():
-        found[name] = importance(subject.model, given, [CHECK_SAMPLES], proposal=proposal).log_prob[0]
+        found[name] = importance(tested.model, given, [CHECK_SAMPLES], proposal=proposal).log_prob[0]
         label = f"-log p(x), {CHECK_SAMPLES} importance samples{which}"
         section.add(f"{name}_nll", label, mean_error(-found[name]), NATS, "lower")
     section.add("annealed_nll", "-log p(x), annealed importance sampling", mean_error(-annealed), NATS, "lower")
     for name, (which, _) in proposals.items():
         label = f"importance sampling{which} less annealed, paired"
         section.add(f"{name}_difference", label, mean_error(annealed - found[name]), NATS)
-    prior = prior_log_prob(subject.model, given, CHECK_SAMPLES)
+    prior = prior_log_prob(tested.model, given, CHECK_SAMPLES)
     section.add("prior_nll", f"-log p(x), {CHECK_SAMPLES} samples from the prior", mean_error(-prior), NATS)
     if (missed := (found["checked"] - prior).mean().item()) > 1:
         section.notes.append(
             f"Samples from the prior miss the latents that matter: {CHECK_SAMPLES} say {missed:.1f} nats too much."
         )
     try:
-        gap = inference_gap(subject.model, given, annealed)
+        gap = inference_gap(tested.model, given, annealed)
     except ValueError:
         return section  # another posterior than a diagonal Gaussian
     section.add(
@@ -134,13 +135,13 @@ def checks(subject: Subject) -> Section:
     return section
 
 
-def gaussian(subject: Subject) -> Section:
+def gaussian(tested: ModelAndData) -> Section:
     """Probabilistic PCA with as many components as the model has latents: the linear model to beat."""
     section = Section("Probabilistic PCA")
-    size = subject.codes(subject.test[torch.arange(1)]).shape[1]
-    values = math.prod(subject.data.image_shape)
-    if subject.data.levels > 2 and size < values <= LARGEST:
-        log_prob = ppca_log_prob(subject.data.fixed("train").chunks(), subject.test.chunks(), subject.data.levels, size)
+    size = tested.codes(tested.test[torch.arange(1)]).shape[1]
+    values = math.prod(tested.data.image_shape)
+    if tested.data.levels > 2 and size < values <= LARGEST:
+        log_prob = ppca_log_prob(tested.data.fixed("train").chunks(), tested.test.chunks(), tested.data.levels, size)
         section.add("ppca_nll", f"-log density, {size} components", mean_error(-log_prob), NATS)
         section.notes.append(
             "A density over the integer image: compare it with densities, not with a discrete -log p(x)."
@@ -148,18 +149,18 @@ def gaussian(subject: Subject) -> Section:
     return section
 
 
-def representation(subject: Subject) -> Section:
+def representation(tested: ModelAndData) -> Section:
     """What a linear map and neighbours read of the class from codes, pixels and principal components."""
     section = Section("Representation: accuracy on the test labels")
-    train, test = subject.train(PROBED), subject.test[subject.test_rows(len(subject.test))]
+    train, test = tested.train(PROBED), tested.test[tested.test_rows(len(tested.test))]
     assert train.label is not None
     assert test.label is not None
     if len(train.label.unique()) < 2:
         return section
-    codes = subject.codes(train), subject.codes(test)
+    codes = tested.codes(train), tested.codes(test)
     inputs = [("codes", "codes", codes)]
-    if math.prod(subject.data.image_shape) <= LARGEST:
-        pixels = subject.unit(train.image).flatten(1), subject.unit(test.image).flatten(1)
+    if math.prod(tested.data.image_shape) <= LARGEST:
+        pixels = tested.unit(train.image).flatten(1), tested.unit(test.image).flatten(1)
         _, _, components = torch.pca_lowrank(pixels[0], min(codes[0].shape[1], *pixels[0].shape))
         inputs += [("pixels", "pixels", pixels), ("pca", "PCA", (pixels[0] @ components, pixels[1] @ components))]
     for name, label, (x, y) in inputs:

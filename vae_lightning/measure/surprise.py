@@ -11,6 +11,7 @@ from torch import Tensor
 
 from vae_lightning.compression.exactness import given
 from vae_lightning.compression.form import GivenImages
+from vae_lightning.core import seeded
 from vae_lightning.images.pictures import grid, save_picture
 from vae_lightning.measure.measure import EXTREMES
 from vae_lightning.metrics import log_prob
@@ -62,12 +63,11 @@ def weigh(trained: TrainedModel, images: GivenImages, num_samples: int) -> Weigh
         )
     found: list[tuple[Tensor, Tensor]] = []
     discrete = True
-    with torch.random.fork_rng([trained.device] if trained.device.type == "cuda" else []):
-        torch.manual_seed(0)
+    with seeded(0, trained.device):
         for part in images.image.split(CHUNK):
             batch = given(trained.latent_model, part, trained.device)
             trace = trained.latent_model.trace(batch)
-            bound = trace.kl() - trace.log_likelihood(batch["image"])
+            bound = -trace.scores()["elbo"]
             found.append((-log_prob(trained.latent_model, batch, num_samples).cpu(), bound.cpu()))
             discrete = trace.is_discrete
     length, bound = (torch.cat(parts).double() / (math.log(2) if discrete else 1) for parts in zip(*found, strict=True))

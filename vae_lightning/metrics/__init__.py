@@ -2,11 +2,13 @@
 
 from vae_lightning.metrics.baselines import gaussian_rate_distortion, independent_pixels_nll, pca_squared_error
 from vae_lightning.metrics.estimators.importance import Importance, importance, log_prob, log_prob_curve
-from vae_lightning.metrics.evaluation import Evaluation, nats_per_bit_per_dim, sample_counts
-from vae_lightning.metrics.mean import MeanWithError
+from vae_lightning.metrics.evaluation import Evaluation, Headline, ImageEvaluation, nats_per_bit_per_dim, sample_counts
+from vae_lightning.metrics.mean import MeanWithError, mean_error
 
 __all__ = [
     "Evaluation",
+    "Headline",
+    "ImageEvaluation",
     "Importance",
     "MeanWithError",
     "gaussian_rate_distortion",
@@ -14,6 +16,7 @@ __all__ = [
     "independent_pixels_nll",
     "log_prob",
     "log_prob_curve",
+    "mean_error",
     "nats_per_bit_per_dim",
     "pca_squared_error",
     "sample_counts",

@@ -1,14 +1,16 @@
-"""One pass over a split: what a model's images cost, and how well they come back."""
+"""What is measured of a model in validation and test: a slot, as an objective is."""
 
 from __future__ import annotations
 
 import itertools
 import math
+from abc import ABC, abstractmethod
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from vae_lightning.core import Batch, LatentModel, PosteriorMean, Trace
+from vae_lightning.core import Batch, LatentModel, Model, PosteriorMean, Spec, Trace, rows
 from vae_lightning.metrics.estimators.importance import importance
 from vae_lightning.metrics.estimators.pareto import FEWEST, TOO_HEAVY, tail_length
 from vae_lightning.metrics.estimators.refinement import refined
@@ -24,22 +26,39 @@ def sample_counts(num_samples: int) -> list[int]:
     return [*below, num_samples]
 
 
-class Evaluation:
-    """Means over the images of a pass, each with its standard error, always of the plain bound (beta = 1).
+class Headline(NamedTuple):
+    """The number that checkpoints follow, and which way is better."""
 
-    Args:
-        model: in evaluation mode.
-        levels: how many grey levels a value of its images can take.
-        device: where the sums are kept.
-        keep: keep what belongs to each image, too: `per_image`.
-    """
+    name: str
+    mode: Literal["max", "min"]
 
-    def __init__(self, model: LatentModel, levels: int, device: torch.device, keep: bool = False) -> None:
-        self.model, self.levels, self.device, self.keep = model, levels, device, keep
-        self.latent_size = 0  # latents an image, as the last batch had them
+
+class Evaluation(ABC):
+    """Means over the images of a pass, each with its standard error. `start` begins a pass, `update` takes its batches,
+    `results` ends it."""
+
+    def __init__(self) -> None:
+        self.start(torch.device("cpu"))
+
+    def start(self, device: torch.device, keep: bool = False) -> None:
+        """Forgets what was measured.
+
+        Args:
+            device: where the sums are kept.
+            keep: keep what belongs to each image, too: `per_image`.
+        """
+        self.device, self.keep = device, keep
         self.images = 0  # how many were measured, over all processes; known once `results` has gathered them
         self._means: dict[str, MeanWithError] = {}
         self._kept: dict[str, list[Tensor]] = {}
+
+    @abstractmethod
+    def headline(self, model: Model, batch: Batch) -> Headline:
+        """Of a model, told a batch of two images or more."""
+
+    @abstractmethod
+    def update(self, model: Model, spec: Spec, batch: Batch, stage: Literal["val", "test"]) -> None:
+        """Measures a batch, always by the plain bound, whatever training weighs: the model is in evaluation mode."""
 
     def results(self) -> dict[str, tuple[float, float]]:
         """Name -> (mean, standard error over images), over all processes."""
@@ -55,93 +74,128 @@ class Evaluation:
         them, of all; empty unless they were to be kept."""
         return {name: torch.cat(parts) for name, parts in self._kept.items()}
 
-    def bound(self, batch: Batch) -> Trace:
-        """ELBO, rate and distortion by one posterior sample an image, nats; bits/dim where images are discrete. An
-        autoencoder's point mass has no rate, and so no ELBO."""
-        x = batch["image"]
-        trace = self.model.trace(batch)
-        self.latent_size = sum(site.z[0].numel() for site in trace.sites)
-        rate, distortion = trace.kl(), -trace.log_likelihood(x)
-        self._add("distortion", distortion)
-        if not trace.is_point_mass:
-            self._add("rate", rate)
-            self._add("elbo", -(rate + distortion))
-            if trace.is_discrete:
-                self._add("bits_per_dim", (rate + distortion) / nats_per_bit_per_dim(x))
-        return trace
-
-    def likelihood(self, batch: Batch, trace: Trace, num_samples: int, refinement: int = 0) -> None:
-        """-log p(x) by `num_samples` importance samples an image and by fewer on the way, with what the estimate tells
-        of itself: its variance over the samples' noise, its effective sample size, and from some 25 samples on whether
-        the weights' tail is so heavy that neither means anything, in % of the images. Nothing for an autoencoder.
-
-        Args:
-            batch: of images.
-            trace: of the batch.
-            num_samples: an image.
-            refinement: gradient steps to a proposal of each image's own, see `refined`; 0 for the encoder's posterior.
-        """
-        if trace.is_point_mass:
-            return
-        ks = sample_counts(num_samples)
-        proposal = refined(self.model, batch, refinement).widened() if refinement else None
-        found = importance(self.model, batch, ks, proposal=proposal)
-        nll = -found.log_prob
-        self._add("nll", nll[-1])
-        if trace.is_discrete:
-            self._add("nll_bits_per_dim", nll[-1] / nats_per_bit_per_dim(batch["image"]))
-        for k, values in zip(ks[:-1], nll, strict=False):
-            self._add(f"nll_{k}", values)
-        self._add("estimator_variance", found.variance(ks)[-1])
-        self._add("effective_samples", found.effective[-1])
-        if tail_length(num_samples) >= FEWEST:
-            shape = found.pareto_k()
-            self._keep("pareto_k", shape)
-            self._add("pareto_high", 100.0 * ~(shape <= TOO_HEAVY))
-
-    def reconstruction(self, batch: Batch, trace: Trace) -> None:
-        """How an image comes back from the posterior's mean, images in [0, 1]: squared error, summed over the image;
-        peak signal-to-noise ratio, dB; structural similarity (Wang et al. 2004), where images are large enough. And the
-        squared error from the sample that the rate paid for."""
-        if not trace.is_point_mass:
-            self._add("sampled_squared_error", self._squared_error(trace.px.mean, batch))
-        mean = self._reconstruct(batch)
-        error = self._squared_error(mean, batch)
-        self._add("squared_error", error)
-        self._add("psnr", -10 * torch.log10(error.clamp_min(1e-10) / mean[0].numel()))
-        if min(mean.shape[-2:]) >= SMALLEST_SSIM:
-            from torchmetrics.functional.image import structural_similarity_index_measure as ssim
-
-            target = batch["image"] / (self.levels - 1)
-            similarity = ssim((mean / (self.levels - 1)).clamp(0, 1), target, reduction="none", data_range=1.0)
-            self._add("ssim", torch.as_tensor(similarity))
-
-    def denoising(self, batch: Batch, corruption: nn.Module) -> None:
-        """The same from a noisy image to the clean one, beside the error of the noisy image itself.
-
-        Args:
-            batch: clean images.
-            corruption: noise on images in [0, 1].
-        """
-        noisy = corruption(batch["image"] / (self.levels - 1)) * (self.levels - 1)
-        self._add("noisy_squared_error", self._squared_error(noisy, batch))
-        self._add("denoised_squared_error", self._squared_error(self._reconstruct({"image": noisy}), batch))
-
-    def _reconstruct(self, given: Batch) -> Tensor:
-        return self.model(PosteriorMean(), given).mean
-
-    def _squared_error(self, image: Tensor, target: Batch) -> Tensor:
-        return ((image - target["image"]) / (self.levels - 1)).square().flatten(1).sum(1)
-
-    def _add(self, name: str, value: Tensor) -> None:
+    def add(self, name: str, value: Tensor) -> None:
+        """Takes a quantity of each image, (B,), into the mean of that name."""
         if name not in self._means:
             self._means[name] = MeanWithError().to(self.device)
         self._means[name].update(value)
-        self._keep(name, value)
+        self.keep_each(name, value)
 
-    def _keep(self, name: str, value: Tensor) -> None:
+    def keep_each(self, name: str, value: Tensor) -> None:
+        """Keeps a quantity of each image, (B,), that has no mean."""
         if self.keep:
             self._kept.setdefault(name, []).append(value.detach().float().cpu())
+
+
+class ImageEvaluation(Evaluation):
+    """What a latent model's images cost, and how well they come back.
+
+    Args:
+        samples: importance samples per image of the test's -log p(x); 0 leaves it out.
+        refinement: gradient steps (50 do) by which the test improves each image's posterior, which it then widens and
+            draws its importance samples from; 0 for the encoder's own, from which published figures are.
+        studies: let the test also study whole sets: what the latents carry, log p(x) by other estimators, samples,
+            sharpness, representation (docs/measuring.md); false for the one pass alone.
+        corruption: noise on images in [0, 1], from which the test also measures how well the clean image comes back.
+    """
+
+    def __init__(
+        self, samples: int = 1000, refinement: int = 0, studies: bool = True, corruption: nn.Module | None = None
+    ) -> None:
+        for name, count in (("samples", samples), ("refinement", refinement)):
+            if count < 0:
+                raise ValueError(f"model.evaluation.{name}: expected at least 0, got {count}.")
+        self.samples, self.refinement, self.studies, self.corruption = samples, refinement, studies, corruption
+        self.latent_size = 0  # latents an image, as the last batch had them
+        super().__init__()
+
+    def headline(self, model: Model, batch: Batch) -> Headline:
+        """The ELBO; of an autoencoder, which has none, the distortion."""
+        trace = self._latent(model).trace(rows(batch, slice(0, 2)))
+        return Headline("elbo", "max") if trace.has_rate else Headline("distortion", "min")
+
+    def update(self, model: Model, spec: Spec, batch: Batch, stage: Literal["val", "test"]) -> None:
+        model = self._latent(model)
+        trace = model.trace(batch)
+        self._bound(batch, trace)
+        if stage == "test":
+            self._reconstruction(model, spec, batch, trace)
+            if self.samples and trace.has_rate:
+                self._likelihood(model, batch, trace)
+            if self.corruption is not None:
+                self._denoising(model, spec, batch)
+
+    @staticmethod
+    def _latent(model: Model) -> LatentModel:
+        if not isinstance(model, LatentModel):
+            raise ValueError(
+                f"ImageEvaluation: expected a model with latents, got {type(model).__name__}: give its own "
+                "--model.evaluation."
+            )
+        return model
+
+    def _bound(self, batch: Batch, trace: Trace) -> None:
+        """ELBO, rate and distortion by one posterior sample an image, nats; bits/dim where images are discrete."""
+        self.latent_size = trace.latent_size
+        scores = trace.scores()
+        scores.pop("bits", None)
+        for name, value in scores.items():
+            self.add(name, value)
+        for site in trace.sites.values() if len(trace.sites) > 1 and trace.has_rate else ():
+            self.add(f"rate_{site.name}", site.kl())
+        if trace.has_rate and trace.is_discrete:
+            self.add("bits_per_dim", -scores["elbo"] / nats_per_bit_per_dim(batch["image"]))
+
+    def _likelihood(self, model: LatentModel, batch: Batch, trace: Trace) -> None:
+        """-log p(x) by `samples` importance samples an image and by fewer on the way, with what the estimate tells of
+        itself: its variance over the samples' noise, its effective sample size, and from some 25 samples on whether the
+        weights' tail is so heavy that neither means anything, in % of the images."""
+        ks = sample_counts(self.samples)
+        proposal = refined(model, batch, self.refinement).widened() if self.refinement else None
+        found = importance(model, batch, ks, proposal=proposal)
+        nll = -found.log_prob
+        self.add("nll", nll[-1])
+        if trace.is_discrete:
+            self.add("nll_bits_per_dim", nll[-1] / nats_per_bit_per_dim(batch["image"]))
+        for k, values in zip(ks[:-1], nll, strict=False):
+            self.add(f"nll_{k}", values)
+        self.add("estimator_variance", found.variance(ks)[-1])
+        self.add("effective_samples", found.effective[-1])
+        if tail_length(self.samples) >= FEWEST:
+            shape = found.pareto_k()
+            self.keep_each("pareto_k", shape)
+            self.add("pareto_high", 100.0 * ~(shape <= TOO_HEAVY))
+
+    def _reconstruction(self, model: LatentModel, spec: Spec, batch: Batch, trace: Trace) -> None:
+        """How an image comes back from the posterior's mean, images in [0, 1]: squared error, summed over the image;
+        peak signal-to-noise ratio, dB; structural similarity (Wang et al. 2004), where images are large enough. And the
+        squared error from the sample that the rate paid for."""
+        top = spec.levels - 1
+        if trace.has_rate:
+            self.add("sampled_squared_error", squared_error(trace.px.mean, batch["image"], top))
+        mean = model(PosteriorMean(), batch).mean
+        error = squared_error(mean, batch["image"], top)
+        self.add("squared_error", error)
+        self.add("psnr", -10 * torch.log10(error.clamp_min(1e-10) / mean[0].numel()))
+        if min(mean.shape[-2:]) >= SMALLEST_SSIM:
+            from torchmetrics.functional.image import structural_similarity_index_measure as ssim
+
+            similarity = ssim((mean / top).clamp(0, 1), batch["image"] / top, reduction="none", data_range=1.0)
+            self.add("ssim", torch.as_tensor(similarity))
+
+    def _denoising(self, model: LatentModel, spec: Spec, batch: Batch) -> None:
+        """The same from a noisy image to the clean one, beside the error of the noisy image itself."""
+        assert self.corruption is not None
+        top = spec.levels - 1
+        noisy = self.corruption(batch["image"] / top) * top
+        back = model(PosteriorMean(), {**batch, "image": noisy}).mean
+        self.add("noisy_squared_error", squared_error(noisy, batch["image"], top))
+        self.add("denoised_squared_error", squared_error(back, batch["image"], top))
+
+
+def squared_error(image: Tensor, target: Tensor, top: int) -> Tensor:
+    """Of images (B, C, H, W) in 0..top brought to [0, 1], summed over each image, (B,)."""
+    return ((image - target) / top).square().flatten(1).sum(1)
 
 
 def nats_per_bit_per_dim(image: Tensor) -> float:

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, Independent, Normal
 
-from vae_lightning.core import Batch, Given, LatentModel
-from vae_lightning.metrics.mean import MeanWithError
+from vae_lightning.core import Batch, Given, LatentModel, rows, without_image
+from vae_lightning.metrics.mean import mean_error
 
 MeanError = tuple[float, float]  # mean over images and its standard error, nats per image
 IMAGE_VALUES = 2**17  # of the images encoded and decoded at a time
@@ -40,7 +40,7 @@ class Rate(NamedTuple):
 
 @torch.no_grad()
 def decompose_rate(
-    model: LatentModel, images: Iterable[Tensor], samples_per_image: int = 1, max_images: int = 10_000
+    model: LatentModel, batches: Iterable[Batch], samples_per_image: int = 1, max_images: int = 10_000
 ) -> Rate:
     """The rate by samples z ~ q(z|x), and its parts by the aggregate posterior q(z) = 1/N sum_j q(z|x_j), nats:
 
@@ -56,7 +56,7 @@ def decompose_rate(
 
     Args:
         model: in evaluation mode.
-        images: chunks of images.
+        batches: of images, with what else is given of them.
         samples_per_image: K.
         max_images: N at most, the first of them.
     """
@@ -64,14 +64,14 @@ def decompose_rate(
         raise ValueError(f"expected 1 or more samples_per_image and max_images, got {samples_per_image}, {max_images}.")
     posteriors, samples, log_priors = list[Distribution](), list[Tensor](), list[Tensor]()
     factors: Distribution | None = None
-    for batch in _batches(model, images, max_images):
+    for batch in _batches(model, batches, max_images):
         trace = model.trace(batch)
-        if trace.is_point_mass or len(trace.sites) != 1:
+        if not trace.has_rate or len(trace.sites) != 1:
             raise ValueError(
                 "decompose_rate: expected one latent site whose posterior has a density, got "
-                f"{[type(site.q).__name__ for site in trace.sites]}: choose a VAE with the encoder GaussianPosterior."
+                f"{[type(site.q).__name__ for site in trace.sites.values()]}: choose the encoder GaussianPosterior."
             )
-        site = trace.sites[0]
+        (site,) = trace.sites.values()
         z, factors = site.q.sample((samples_per_image,)), _factors(site.p)
         posteriors.append(site.q)
         samples.append(z)
@@ -83,7 +83,7 @@ def decompose_rate(
     differences = [log_own - log_p, log_own - log_q, log_q - log_p]
     if log_product is not None and factors is not None:
         differences += [log_q - log_product, log_product - log_p]
-    return Rate(*(_mean_error(difference.view(samples_per_image, -1).mean(0)) for difference in differences))
+    return Rate(*(mean_error(difference.view(samples_per_image, -1).mean(0)) for difference in differences))
 
 
 def active_units(means: Tensor, threshold: float = 0.01) -> Tensor:
@@ -93,27 +93,27 @@ def active_units(means: Tensor, threshold: float = 0.01) -> Tensor:
 
 
 @torch.no_grad()
-def shuffled_distortion(model: LatentModel, images: Iterable[Tensor]) -> tuple[MeanError, MeanError]:
+def shuffled_distortion(model: LatentModel, batches: Iterable[Batch]) -> tuple[MeanError, MeanError]:
     """-log p(x|z), nats per image, with z ~ q(z|x) of the image itself, and with the z of the image before it (for the
     first, of the last): the same where the decoder does not use z. Mix images whose neighbours are alike. The second
     error knows that each image stands in two terms, in one as the image and in the next by its latents. The model is in
     evaluation mode; the images come in chunks, and fewer than two in all raise ValueError."""
-    matched, shuffled, first, last = list[Tensor](), list[Tensor](), torch.empty(0), dict[str, Tensor]()
-    for batch in _batches(model, images):
-        image, trace = batch["image"], model.trace(batch)
-        matched.append(-trace.log_likelihood(image))
+    matched, shuffled, first, last = list[Tensor](), list[Tensor](), dict[str, Tensor](), dict[str, Tensor]()
+    for batch in _batches(model, batches):
+        trace = model.trace(batch)
+        matched.append(-trace.log_likelihood())
         if not last:
-            first, image = image[:1], image[1:]
-        before = {s.name: torch.cat([last.get(s.name, s.z[:0]), s.z[:-1]]) for s in trace.sites}
-        if len(image):
-            shuffled.append(-model(Given(before), {}).log_prob(image))
-        last = {site.name: site.z[-1:] for site in trace.sites}
+            first, batch = rows(batch, slice(0, 1)), rows(batch, slice(1, None))
+        before = {s.name: torch.cat([last.get(s.name, s.z[:0]), s.z[:-1]]) for s in trace.sites.values()}
+        if len(batch["image"]):
+            shuffled.append(-model(Given(before), without_image(batch)).log_prob(batch["image"]))
+        last = {site.name: site.z[-1:] for site in trace.sites.values()}
     _require(sum(map(len, matched)), 2)
-    shuffled.append(-model(Given(last), {}).log_prob(first))
+    shuffled.append(-model(Given(last), without_image(first)).log_prob(first["image"]))
     terms = torch.cat(shuffled).double()
-    mean, error = _mean_error(terms)
+    mean, error = mean_error(terms)
     shared = ((terms - mean) * (terms.roll(1) - mean)).mean().clamp_min(0).item()  # covariance of a term and the next
-    return _mean_error(torch.cat(matched)), (mean, math.sqrt(error**2 + 2 * shared / len(terms)))
+    return mean_error(torch.cat(matched)), (mean, math.sqrt(error**2 + 2 * shared / len(terms)))
 
 
 def diagnose(rate_per_latent: Tensor, active: Tensor, matched: float, shuffled: float) -> str:
@@ -157,10 +157,10 @@ def _gaussian_pairs(posteriors: Sequence[Distribution], z: Tensor) -> Iterator[t
     """log q(z_m|x_n), (b, N), and log sum_n q_d(z_md|x_n), (b, d), for b samples at a time, one dimension at a time."""
     mu, scale = (torch.cat([getattr(q, name) for q in posteriors]).T.contiguous() for name in ("mean", "stddev"))
     factor, constant = 1 / (scale * math.sqrt(2)), -scale.log() - math.log(2 * math.pi) / 2
-    for rows in z.split(max(1, PAIRS // mu.shape[1])):
-        log_pairs, log_sums = mu.new_zeros(len(rows), mu.shape[1]), torch.empty_like(rows)
+    for some in z.split(max(1, PAIRS // mu.shape[1])):
+        log_pairs, log_sums = mu.new_zeros(len(some), mu.shape[1]), torch.empty_like(some)
         for d in range(len(mu)):
-            deviation = torch.sub(rows[:, d, None], mu[d]).mul_(factor[d])
+            deviation = torch.sub(some[:, d, None], mu[d]).mul_(factor[d])
             log_q = torch.addcmul(constant[d], deviation, deviation, value=-1)
             log_pairs += log_q
             top = log_q.amax(1, keepdim=True)
@@ -170,19 +170,21 @@ def _gaussian_pairs(posteriors: Sequence[Distribution], z: Tensor) -> Iterator[t
 
 def _any_pairs(posteriors: Sequence[Distribution], z: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
     """log q(z_m|x_n), (b, N), for b samples at a time, by the posteriors' own log_prob, and nothing, (b, 0)."""
-    for rows in z.split(max(1, PAIR_VALUES // (max(q.batch_shape[0] for q in posteriors) * z[0].numel()))):
-        each = [q.log_prob(rows.unsqueeze(1).expand(-1, *q.batch_shape, *q.event_shape)) for q in posteriors]
-        yield torch.cat(each, 1), z.new_empty(len(rows), 0)
+    for some in z.split(max(1, PAIR_VALUES // (max(q.batch_shape[0] for q in posteriors) * z[0].numel()))):
+        each = [q.log_prob(some.unsqueeze(1).expand(-1, *q.batch_shape, *q.event_shape)) for q in posteriors]
+        yield torch.cat(each, 1), z.new_empty(len(some), 0)
 
 
-def _batches(model: LatentModel, images: Iterable[Tensor], at_most: int = sys.maxsize) -> Iterator[Batch]:
+def _batches(model: LatentModel, batches: Iterable[Batch], at_most: int = sys.maxsize) -> Iterator[Batch]:
     """The first images, where and as the model takes them, a few at a time."""
     like = next(itertools.chain(model.parameters(), model.buffers()), torch.empty(0))
-    for chunk in images:
-        for part in chunk[:at_most].split(max(1, IMAGE_VALUES // max(1, chunk[:1].numel()))):
-            if len(part):
-                yield {"image": part.to(like)}
-        if (at_most := at_most - len(chunk)) <= 0:
+    for batch in batches:
+        image = batch["image"]
+        step = max(1, IMAGE_VALUES // max(1, image[:1].numel()))
+        for start in range(0, min(len(image), at_most), step):
+            part = rows(batch, slice(start, min(start + step, at_most)))
+            yield {**{name: value.to(like.device) for name, value in part.items()}, "image": part["image"].to(like)}
+        if (at_most := at_most - len(image)) <= 0:
             return
 
 
@@ -194,10 +196,3 @@ def _require(count: int, needed: int) -> None:
 def _factors(p: Distribution) -> Distribution | None:
     """The independent factors of a density of vectors, batch_shape (*S, d), where it has them."""
     return p.base_dist if isinstance(p, Independent) and p.reinterpreted_batch_ndims == 1 else None
-
-
-def _mean_error(value: Tensor) -> MeanError:
-    metric = MeanWithError()
-    metric.update(value.cpu())
-    mean, standard_error, _ = metric.compute()
-    return mean.item(), standard_error.item()

@@ -18,6 +18,14 @@ class Estimate(NamedTuple):
     images: Tensor
 
 
+def mean_error(values: Tensor) -> tuple[float, float]:
+    """Mean over images (N,), those that are nan left out, and its standard error, nan for a single image."""
+    metric = MeanWithError()
+    metric.update(values[~values.isnan()].cpu())
+    mean, standard_error, _ = metric.compute()
+    return mean.item(), standard_error.item()
+
+
 class MeanWithError(Metric):
     """Mean of a per-image quantity and the standard error of that mean over images."""
 

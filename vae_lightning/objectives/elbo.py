@@ -6,13 +6,23 @@ import torch
 from torch import Tensor
 from torch.distributions import Independent, kl_divergence
 
-from vae_lightning.core import Batch, LatentModel, Loss, Objective, Site, Trace
+from vae_lightning.core import Batch, LatentModel, Loss, Model, Objective, Site, Trace
 from vae_lightning.objectives.schedules import Constant, Schedule
 
 
-def require_density(trace: Trace, objective: str) -> None:
-    """Raises ValueError where a posterior of the trace is a point mass."""
-    if trace.is_point_mass:
+def require_stories(model: Model, objective: str) -> LatentModel:
+    """The model, where it tells stories; raises ValueError for another, such as a dual encoder."""
+    if not isinstance(model, LatentModel):
+        raise ValueError(
+            f"the objective {objective} needs a model with latents, got {type(model).__name__}, which tells no "
+            "story of an image: choose the objective that belongs to it."
+        )
+    return model
+
+
+def require_density(model: Model, batch: Batch, objective: str) -> None:
+    """Raises ValueError where a posterior of the model's is a point mass."""
+    if not require_stories(model, objective).trace(batch).has_rate:
         raise ValueError(
             f"the objective {objective} needs a posterior with a density, got a point mass (an autoencoder), whose KL "
             "to the prior is infinite: choose the encoder GaussianPosterior, or the objective Reconstruction."
@@ -20,7 +30,8 @@ def require_density(trace: Trace, objective: str) -> None:
 
 
 def kl_per_latent(site: Site) -> Tensor:
-    """KL(q || p) of each latent dimension, (B, d); raises ValueError unless both factorise and torch has the pair."""
+    """KL(q || p) of each latent dimension, (B, d) or (K, B, d); raises ValueError unless both factorise and torch has
+    the pair."""
     q, p = site.q, site.p
     if not (isinstance(q, Independent) and isinstance(p, Independent)):
         raise ValueError(
@@ -28,6 +39,11 @@ def kl_per_latent(site: Site) -> Tensor:
             f"{type(p).__name__} at {site.name!r}: set --model.objective.free_bits 0, or choose such a pair."
         )
     return kl_divergence(q.base_dist, p.base_dist)
+
+
+def _batch_mean(kl: Tensor) -> Tensor:
+    """(B, d) or, where the prior hangs on a latent drawn K times, (K, B, d) -> (d,)."""
+    return kl.flatten(0, -2).mean(0)
 
 
 class ELBO(Objective):
@@ -49,8 +65,8 @@ class ELBO(Objective):
         self.beta = beta if isinstance(beta, Schedule) else Constant(float(beta))
         self.free_bits, self.num_samples = free_bits, num_samples
 
-    def check(self, trace: Trace) -> None:
-        require_density(trace, "ELBO")
+    def check(self, model: Model, batch: Batch) -> None:
+        require_density(model, batch, "ELBO")
 
     @property
     def last_scheduled_step(self) -> int:
@@ -59,12 +75,12 @@ class ELBO(Objective):
     def _punished(self, trace: Trace, rate: Tensor) -> Tensor:
         if not self.free_bits:
             return rate
-        kl = [kl_per_latent(site).mean(0).clamp_min(self.free_bits).sum() for site in trace.sites]
+        kl = [_batch_mean(kl_per_latent(site)).clamp_min(self.free_bits).sum() for site in trace.sites.values()]
         return torch.stack(kl).sum()
 
-    def forward(self, model: LatentModel, batch: Batch, step: int) -> Loss:
-        trace = model.trace(batch, self.num_samples if self.num_samples > 1 else None)
-        distortion = -trace.log_likelihood(batch["image"]).mean()
+    def forward(self, model: Model, batch: Batch, step: int) -> Loss:
+        trace = require_stories(model, "ELBO").trace(batch, self.num_samples if self.num_samples > 1 else None)
+        distortion = -trace.log_likelihood().mean()
         rate = trace.kl().mean()
         beta = self.beta(step)
         punished = self._punished(trace, rate)

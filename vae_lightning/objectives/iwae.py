@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 
-from vae_lightning.core import Batch, LatentModel, Loss, Objective, Trace
-from vae_lightning.objectives.elbo import require_density
+from vae_lightning.core import Batch, Loss, Model, Objective
+from vae_lightning.objectives.elbo import require_density, require_stories
 
 
 class IWAE(Objective):
@@ -23,10 +23,10 @@ class IWAE(Objective):
             raise ValueError(f"IWAE.num_samples: expected at least 1, got {num_samples}.")
         self.num_samples = num_samples
 
-    def check(self, trace: Trace) -> None:
-        require_density(trace, "IWAE")
+    def check(self, model: Model, batch: Batch) -> None:
+        require_density(model, batch, "IWAE")
 
-    def forward(self, model: LatentModel, batch: Batch, step: int) -> Loss:
-        log_weight = model.trace(batch, self.num_samples).log_weight(batch["image"])  # (K, B)
+    def forward(self, model: Model, batch: Batch, step: int) -> Loss:
+        log_weight = require_stories(model, "IWAE").trace(batch, self.num_samples).log_weight()  # (K, B)
         bound = (log_weight.logsumexp(0) - math.log(self.num_samples)).mean()
         return Loss(-bound, {"iwae": bound.detach(), "elbo": log_weight.detach().mean()})

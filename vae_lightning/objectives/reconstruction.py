@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from vae_lightning.core import Batch, LatentModel, Loss, Objective, Trace
+from vae_lightning.core import Batch, Loss, Model, Objective
+from vae_lightning.objectives.elbo import require_stories
 
 
 class Reconstruction(Objective):
     """-log p(x|z) at z = f(x), averaged over the batch, in nats per image: with GaussianLikelihood, the squared error
     of an autoencoder up to a factor and a constant."""
 
-    def check(self, trace: Trace) -> None:
-        if not trace.is_point_mass:
+    def check(self, model: Model, batch: Batch) -> None:
+        if require_stories(model, "Reconstruction").trace(batch).has_rate:
             raise ValueError(
                 "the objective Reconstruction trains an autoencoder and expects the encoder PointMass, got a posterior "
                 "with a density, whose noise it would only switch off: choose the objective ELBO, or the encoder "
                 "PointMass."
             )
 
-    def forward(self, model: LatentModel, batch: Batch, step: int) -> Loss:
-        distortion = -model.trace(batch).log_likelihood(batch["image"]).mean()
+    def forward(self, model: Model, batch: Batch, step: int) -> Loss:
+        distortion = -require_stories(model, "Reconstruction").trace(batch).log_likelihood().mean()
         return Loss(distortion, {"distortion": distortion.detach()})

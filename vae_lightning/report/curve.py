@@ -7,7 +7,7 @@ import math
 from pathlib import Path
 
 
-def draw_curve(folder: Path) -> Path | None:
+def draw_curve(folder: Path, headline: str = "") -> Path | None:
     """metrics.csv -> curve.png: what was trained and what was validated, over steps. None where nothing was logged."""
     path = folder / "metrics.csv"
     if not path.is_file():
@@ -20,13 +20,10 @@ def draw_curve(folder: Path) -> Path | None:
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(1, 2, figsize=(10, 3.5), layout="constrained")
-    panels = (
-        (("elbo", "ELBO, nats/image"), ("rate", "nats/image"))
-        if _logged(rows, "val/elbo")
-        else (("distortion", "nats/image"),) * 2
-    )
-    for axis, (name, label) in zip(axes, panels, strict=True):
-        names = ("rate", "distortion") if name == "rate" else (name,)
+    first = headline or next(iter(name.removeprefix("val/") for name in rows[0] if name.startswith("val/")), "loss")
+    parts = [name for name in ("rate", "distortion") if _logged(rows, f"val/{name}")] or [first]
+    panels = (([first], first), (parts, "nats/image" if parts != [first] else first))
+    for axis, (names, label) in zip(axes, panels, strict=True):
         for what in names:
             for part, style in (("train", {"alpha": 0.4}), ("val", {"marker": "."})):
                 points = _logged(rows, f"{part}/{what}")

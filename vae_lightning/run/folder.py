@@ -149,4 +149,5 @@ class RecordRun(SaveConfigCallback):
             if isinstance(logger, CSVLogger):
                 continue  # config.yaml says it
             logger.log_hyperparams({"config": yaml.safe_load(text), "environment": summary, "split": split})
-            summarise_by_best(logger)
+            headline: Any = pl_module.headline
+            summarise_by_best(logger, f"val/{headline.name}", headline.mode)

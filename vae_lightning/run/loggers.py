@@ -12,9 +12,6 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from vae_lightning.files import write_atomically
 
-HIGHER_IS_BETTER = ("val/elbo",)
-LOWER_IS_BETTER = ("val/bits_per_dim", "train/loss")
-
 
 class CSVHistory(CSVLogger):
     """Lightning's CSV logger in a run's folder, keeping the rows of an earlier start of the same run up to `until`,
@@ -62,14 +59,11 @@ def wandb_id(folder: Path) -> str:
     return path.read_text()
 
 
-def summarise_by_best(logger: Any) -> None:
-    """Makes W&B's summary of a bound its best value; others have none to choose from."""
+def summarise_by_best(logger: Any, name: str, mode: str) -> None:
+    """Makes W&B's summary of the headline its best value; others have none to choose from."""
     define = getattr(getattr(logger, "experiment", None), "define_metric", None)
     if define is not None:
-        for name in HIGHER_IS_BETTER:
-            define(name, summary="max")
-        for name in LOWER_IS_BETTER:
-            define(name, summary="min")
+        define(name, summary=mode)
 
 
 def attach(loggers: list[Any], file: Path, kind: str) -> None:

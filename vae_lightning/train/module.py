@@ -10,12 +10,14 @@ import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.plugins.precision import MixedPrecision, Precision
 from lightning.pytorch.utilities import GradClipAlgorithmType, rank_zero_warn
-from torch import Tensor, nn
+from torch import Tensor
 
 import vae_lightning
 from vae_lightning.checkpoint import RECORD
-from vae_lightning.core import Batch, LatentModel, Loss, Objective, Shape
+from vae_lightning.core import Batch, Loss, Model, Objective, Spec, rows, seeded
 from vae_lightning.data import ImageData
+from vae_lightning.metrics import Evaluation, ImageEvaluation
+from vae_lightning.train.best import BestCheckpoint
 from vae_lightning.train.evaluation import EvaluationPasses
 from vae_lightning.train.process import require_compiler
 from vae_lightning.train.resume import follow_moved_run, resettle, restore_noise, state_of_noise
@@ -27,47 +29,41 @@ class Experiment(EvaluationPasses):
     """Trains `latent_model` on `objective`; validates and tests on the plain bound, whatever training weighs.
 
     Args:
-        latent_model: (image_shape, levels) -> the generative story.
+        latent_model: (spec of the data) -> the model.
         objective: what training minimises.
         optimizer: parameters -> optimiser.
         lr_scheduler: optimiser -> scheduler, stepped once an epoch; null for a constant learning rate.
         compile: runs training steps through torch.compile: some seconds to half a minute before the first step, and
             faster steps after it. Needs a C++ compiler on a CPU.
         channels_last: memory layout of the convolutions: some 5 % faster on a CPU, and more on a GPU in half precision.
-        test_samples: importance samples per image of the test's -log p(x); 0 leaves it out.
-        test_refinement: gradient steps (50 do) by which the test improves each image's posterior, which it then widens
-            and draws its importance samples from; 0 for the encoder's own, from which published figures are.
-        test_studies: let the test also study whole sets: what the latents carry, log p(x) by other estimators, samples,
-            sharpness, representation (docs/measuring.md); false for the one pass alone.
-        test_corruption: noise on images in [0, 1], from which `test` also measures how well the clean image comes back.
+        evaluation: what validation and test measure; null for `ImageEvaluation`.
         image_shape: (C, H, W); the command line takes it from the data.
         levels: how many grey levels a value can take; the command line takes it from the data.
+        classes: the classes' names, null where there are none; the command line takes them from the data.
     """
 
     def __init__(
         self,
-        latent_model: Callable[[Shape, int], LatentModel],
+        latent_model: Callable[[Spec], Model],
         objective: Objective,
         optimizer: OptimizerCallable = lambda params: torch.optim.Adam(params, lr=1e-3, fused=True),
         lr_scheduler: LRSchedulerCallable | None = None,
         compile: bool = False,
         channels_last: bool = False,
-        test_samples: int = 1000,
-        test_refinement: int = 0,
-        test_studies: bool = True,
-        test_corruption: nn.Module | None = None,
+        evaluation: Evaluation | None = None,
         image_shape: list[int] | None = None,
         levels: int | None = None,
+        classes: list[str] | None = None,
     ) -> None:
-        super().__init__(test_samples, test_refinement, test_studies, test_corruption)
+        super().__init__(ImageEvaluation() if evaluation is None else evaluation)
         if image_shape is None or levels is None:
             raise ValueError("Experiment: expected image_shape and levels, got none: take them from the data.")
-        self.image_shape, self.levels = tuple(image_shape), levels
-        self.latent_model = latent_model(self.image_shape, levels)
+        self.spec = Spec(tuple(image_shape), levels, None if classes is None else tuple(classes))
+        self.latent_model = latent_model(self.spec)
         if channels_last:
             self.latent_model = self.latent_model.to(memory_format=torch.channels_last)
         self.objective = objective
-        self.loss: Callable[[LatentModel, Batch, int], Loss] = objective.forward
+        self.loss: Callable[[Model, Batch, int], Loss] = objective.forward
         if compile:
             self.loss = torch.compile(objective.forward)
         self.compile_steps = compile
@@ -93,31 +89,34 @@ class Experiment(EvaluationPasses):
 
     def setup(self, stage: str) -> None:
         data: Any = getattr(self.trainer, "datamodule", None)
-        if isinstance(data, ImageData):
-            data.check_matches(self.image_shape, self.levels)
+        if not isinstance(data, ImageData):
+            return
+        data.check_matches(self.spec)
+        split = data.splits["train" if stage == "fit" else "val" if stage == "validate" else "test"]
+        count = INIT_IMAGES if stage == "fit" else 2
+        some = split.batch(torch.arange(0, len(split), max(1, len(split) // count)))
+        batch = {name: value.to(self.device) for name, value in data.on_after_batch_transfer(some, 0).items()}
+        if stage == "fit":
+            self._setup_fit(data, batch)
+        training = self.latent_model.training
+        self.latent_model.eval()
+        with torch.no_grad(), seeded(0, self.device):
+            two = rows(batch, slice(0, 2))
             if stage == "fit":
-                self._setup_fit(data)
+                self.objective.check(self.latent_model, two)
+            if stage != "predict":
+                self.headline = self.evaluation.headline(self.latent_model, two)
+        self.latent_model.train(training)
+        for callback in self.trainer.checkpoint_callbacks:
+            if isinstance(callback, BestCheckpoint):
+                callback.follow(self.headline)
 
-    def _setup_fit(self, data: ImageData) -> None:
+    def _setup_fit(self, data: ImageData, batch: Batch) -> None:
         if self.compile_steps and self.device.type == "cpu":
             require_compiler()
         self._seed = data.seed = self.trainer.strategy.broadcast(torch.initial_seed())
-        train = data.splits["train"]
-        some = train.take(torch.arange(0, len(train), max(1, len(train) // INIT_IMAGES)))
-        batch = data.on_after_batch_transfer({"image": some}, 0)
         if not self.is_warm:
-            self.latent_model.init_from_data(batch["image"])
-        self.latent_model.eval()
-        with torch.no_grad():
-            trace = self.latent_model.trace({"image": batch["image"][:2]})
-            self.objective.check(trace)
-        watched = [getattr(callback, "monitor", None) for callback in self.trainer.checkpoint_callbacks]
-        if "val/elbo" in watched and trace.is_point_mass:
-            raise ValueError(
-                "an autoencoder has no ELBO to choose its checkpoint by, got --checkpoint.monitor val/elbo: add "
-                "--checkpoint.monitor val/distortion --checkpoint.mode min (configs/objective/reconstruction.yaml)."
-            )
-        self.latent_model.train()
+            self.latent_model.init_from_data(batch)
 
     def on_train_start(self) -> None:
         self._loss_sum = torch.zeros((), device=self.device)  # finite as long as every loss was
@@ -191,8 +190,9 @@ class Experiment(EvaluationPasses):
         checkpoint[RECORD] = {
             "version": vae_lightning.__version__,
             "config": self.config,
-            "image_shape": list(self.image_shape),
-            "levels": self.levels,
+            "image_shape": list(self.spec.image_shape),
+            "levels": self.spec.levels,
+            "classes": None if self.spec.classes is None else list(self.spec.classes),
             "noise": state_of_noise(self.trainer),
         }
 

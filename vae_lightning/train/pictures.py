@@ -10,7 +10,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from vae_lightning.core import FromPrior, Given, LatentModel, Site
+from vae_lightning.core import Batch, FromPrior, Given, LatentModel, Site, centre, rows, seeded, without_image
 from vae_lightning.data import ImageData
 from vae_lightning.images.pictures import grid, save_picture
 from vae_lightning.objectives.elbo import kl_per_latent
@@ -34,12 +34,14 @@ class Picture(Callback, ABC):
         self.every_n_epochs, self.num_images = every_n_epochs, num_images
 
     @abstractmethod
-    def draw(self, model: LatentModel, image: Tensor) -> tuple[Tensor, int] | None:
+    def draw(self, model: LatentModel, batch: Batch) -> tuple[Tensor, int] | None:
         """(images, columns) from the model and `num_images` held-out images; None where it makes no sense."""
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         data: Any = getattr(trainer, "datamodule", None)
         if trainer.sanity_checking or not isinstance(data, ImageData) or not isinstance(pl_module, Experiment):
+            return
+        if not isinstance(pl_module.latent_model, LatentModel):
             return
         epoch = trainer.current_epoch + 1
         if epoch % self.every_n_epochs and epoch != trainer.max_epochs:
@@ -47,14 +49,12 @@ class Picture(Callback, ABC):
         folder = trainer.log_dir  # asked for in every process: the first one tells the others
         if not trainer.is_global_zero:
             return
-        image = held_out(data, self.num_images).to(pl_module.device)
-        devices = [pl_module.device] if pl_module.device.type == "cuda" else []
-        with torch.no_grad(), torch.random.fork_rng(devices):
-            torch.manual_seed(0)
-            drawn = self.draw(pl_module.latent_model, image)
+        batch = held_out(data, self.num_images, pl_module.device)
+        with torch.no_grad(), seeded(0, pl_module.device):
+            drawn = self.draw(pl_module.latent_model, batch)
         if drawn is None:
             return
-        picture = grid(*drawn, levels=pl_module.levels)
+        picture = grid(*drawn, levels=pl_module.spec.levels)
         name = type(self).__name__.lower()
         if folder is not None:
             save_picture(picture, Path(folder) / "images" / name / f"epoch_{epoch:04d}.png")
@@ -63,9 +63,10 @@ class Picture(Callback, ABC):
                 logger.log_image(f"{self.section}/{name}", [picture.float() / 255], step=trainer.global_step)
 
 
-def held_out(data: ImageData, count: int) -> Tensor:
-    """At most `count` validation images, evenly over all, (count, C, H, W) float32 integers."""
-    return data.splits["val"].some(count).image.float()
+def held_out(data: ImageData, count: int, device: torch.device) -> dict[str, Tensor]:
+    """A batch of at most `count` validation images, evenly over all."""
+    batch = data.splits["val"].batch(data.splits["val"].some_rows(count))
+    return {name: value.to(device) for name, value in {**batch, "image": batch["image"].float()}.items()}
 
 
 class Reconstructions(Picture):
@@ -73,8 +74,9 @@ class Reconstructions(Picture):
 
     section = "recon"
 
-    def draw(self, model: LatentModel, image: Tensor) -> tuple[Tensor, int] | None:
-        return torch.cat([image, model.trace({"image": image}).px.mean]), len(image)
+    def draw(self, model: LatentModel, batch: Batch) -> tuple[Tensor, int] | None:
+        trace = model.trace(batch)
+        return torch.cat([trace.x, trace.px.mean]), len(trace.x)
 
 
 class PriorSamples(Picture):
@@ -83,11 +85,15 @@ class PriorSamples(Picture):
     def __init__(self, every_n_epochs: int = 1, num_images: int = 64) -> None:
         super().__init__(every_n_epochs, num_images)
 
-    def draw(self, model: LatentModel, image: Tensor) -> tuple[Tensor, int] | None:
-        if model.trace({"image": image[:1]}).is_point_mass:
+    def draw(self, model: LatentModel, batch: Batch) -> tuple[Tensor, int] | None:
+        if not model.trace(rows(batch, slice(0, 1))).has_rate:
             return None
-        means = model(FromPrior(self.num_images), {}).mean
-        return means, max(1, round(self.num_images**0.5))
+        labels = without_image(batch)
+        if labels:  # each column in the class of a held-out image
+            columns = min(8, len(next(iter(labels.values()))))
+            means = model.sample(rows(labels, slice(0, columns)), max(1, self.num_images // columns)).mean
+            return means.flatten(0, 1), columns
+        return model.sample({}, self.num_images).mean, max(1, round(self.num_images**0.5))
 
 
 class Traversals(Picture):
@@ -107,18 +113,20 @@ class Traversals(Picture):
         super().__init__(every_n_epochs, num_images)
         self.rows, self.columns = rows, columns
 
-    def draw(self, model: LatentModel, image: Tensor) -> tuple[Tensor, int] | None:
-        if len(image) < 2:
+    def draw(self, model: LatentModel, batch: Batch) -> tuple[Tensor, int] | None:
+        trace = model.trace(batch)
+        if len(trace.x) < 2:
             return None
-        site = model.trace({"image": image}).sites[0]
-        codes = site.q.mean
-        scale, centre = codes.std(0), codes.mean(0)
+        site = next(iter(trace.sites.values()))
+        codes = centre(site.q)
+        scale, middle = codes.std(0), codes.mean(0)
         latents = self._information(site, scale).argsort(descending=True)[: self.rows]
         steps = torch.linspace(-3, 3, self.columns, device=codes.device)
         z = codes[0].repeat(len(latents), self.columns, 1)
         for row, latent in enumerate(latents):
-            z[row, :, latent] = centre[latent] + steps * scale[latent]
-        return model(Given({site.name: z.flatten(0, 1)}), {}).mean, self.columns
+            z[row, :, latent] = middle[latent] + steps * scale[latent]
+        given = {name: value[:1].expand(len(z) * self.columns) for name, value in without_image(batch).items()}
+        return model(Given({site.name: z.flatten(0, 1)}, FromPrior((len(z) * self.columns,))), given).mean, self.columns
 
     @staticmethod
     def _information(site: Site, scale: Tensor) -> Tensor:
@@ -139,14 +147,18 @@ class Interpolations(Picture):
         super().__init__(every_n_epochs, 2 * num_images)
         self.columns = columns
 
-    def draw(self, model: LatentModel, image: Tensor) -> tuple[Tensor, int] | None:
-        pairs = len(image) // 2
+    def draw(self, model: LatentModel, batch: Batch) -> tuple[Tensor, int] | None:
+        trace = model.trace(batch)
+        image, pairs = trace.x, len(trace.x) // 2
         if not pairs:
             return None
-        site = model.trace({"image": image}).sites[0]
-        start, end = site.q.mean[:pairs], site.q.mean[pairs : 2 * pairs]
+        site = next(iter(trace.sites.values()))
+        codes = centre(site.q)
+        start, end = codes[:pairs], codes[pairs : 2 * pairs]
         t = torch.linspace(0, 1, self.columns, device=image.device)[:, None]
         z = torch.lerp(start[:, None], end[:, None], t)  # (pairs, columns, d)
-        means = model(Given({site.name: z.flatten(0, 1)}), {}).mean.unflatten(0, (pairs, self.columns))
+        given = {name: value[:pairs].repeat_interleave(self.columns, 0) for name, value in without_image(batch).items()}
+        draw = Given({site.name: z.flatten(0, 1)}, FromPrior((pairs * self.columns,)))
+        means = model(draw, given).mean.unflatten(0, (pairs, self.columns))
         rows = torch.cat([image[:pairs, None], means, image[pairs : 2 * pairs, None]], 1)
         return rows.flatten(0, 1), self.columns + 2

@@ -11,9 +11,9 @@ from typing import Literal, NamedTuple, cast
 import torch
 from torch import Tensor
 
-from vae_lightning.core import Batch, Given, LatentModel
+from vae_lightning.core import Batch, Given, LatentModel, rows, seeded, without_image
 from vae_lightning.metrics.estimators.refinement import single_site
-from vae_lightning.metrics.estimators.tiles import rows, tile_size, without_image
+from vae_lightning.metrics.estimators.tiles import tile_size
 
 ACCEPTANCE = 0.65  # the share of proposals that HMC does best to accept (Beskos et al. 2013)
 
@@ -74,8 +74,7 @@ def annealed_log_prob(
         raise ValueError(f"start: expected 'posterior' or 'prior', got {start!r}.")
     image, schedule, found = given["image"], sigmoidal(temperatures, steepness), []
     images_at_once = max(1, tile_size(model, given) // 4 // (chains + pilots))
-    with torch.random.fork_rng([image.device] if image.is_cuda else []):
-        torch.manual_seed(seed)
+    with seeded(seed, image.device):
         for i in range(0, len(image), images_at_once):
             part = rows(given, slice(i, i + images_at_once))
             found.append(_Path(model, part, start).log_weights(chains + pilots, pilots, schedule, leapfrog_steps))

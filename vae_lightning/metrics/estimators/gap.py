@@ -9,9 +9,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from vae_lightning.core import Batch, LatentModel
+from vae_lightning.core import Batch, LatentModel, rows, seeded
 from vae_lightning.metrics.estimators.refinement import Bounds, refined
-from vae_lightning.metrics.estimators.tiles import rows, tile_size
+from vae_lightning.metrics.estimators.tiles import tile_size
 
 
 class InferenceGap(NamedTuple):
@@ -57,8 +57,7 @@ def inference_gap(
         raise ValueError(f"log_prob: expected one value an image, {len(image)}, got shape {tuple(log_prob.shape)}.")
     best = refined(model, given, steps, lr, step_samples, seed)
     at_once, found = max(1, tile_size(model, given) // 4), []
-    with torch.random.fork_rng([image.device] if image.is_cuda else []):
-        torch.manual_seed(seed + 1)
+    with seeded(seed + 1, image.device):
         for i in range(0, len(image), at_once):
             images = slice(i, i + at_once)
             bounds, sums = Bounds(model, rows(given, images)), []
@@ -76,7 +75,8 @@ def inference_gap(
 @torch.no_grad()
 def prior_log_prob(model: LatentModel, given: Batch, num_samples: int, tile: int | None = None) -> Tensor:
     """log (1/K sum_k p(x|z_k)), z_k ~ p(z), nats, (B,): meets log p(x) as K grows, but lies far below it (Jensen) at
-    any feasible K, since of K latents hardly one is an image's. The same K serve all images: their errors go together.
+    any feasible K, since of K latents hardly one is an image's. Without
+    labels the same K serve all images: their errors go together.
 
     Args:
         model: in evaluation mode.
@@ -92,7 +92,12 @@ def prior_log_prob(model: LatentModel, given: Batch, num_samples: int, tile: int
     total = image.new_full((len(image),), -torch.inf, dtype=torch.float64)
     for done in range(0, num_samples, at_once):
         count = min(at_once, num_samples - done)
-        px = model.sample({}, count)
-        found = [px.log_prob(x[:, None]).double().logsumexp(1) for x in image.split(max(1, tile // count))]
+        size = max(1, tile // count)
+        parts = (rows(given, slice(i, i + size)) for i in range(0, len(image), size))
+        if len(given) > 1:  # each image's labels have a prior of their own
+            found = [model.sample(part, count).log_prob(part["image"]).double().logsumexp(0) for part in parts]
+        else:
+            px = model.sample({}, count)
+            found = [px.log_prob(part["image"][:, None]).double().logsumexp(1) for part in parts]
         total = torch.logaddexp(total, torch.cat(found))
     return total - math.log(num_samples)

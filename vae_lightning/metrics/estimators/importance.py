@@ -10,10 +10,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from vae_lightning.core import Batch, LatentModel
+from vae_lightning.core import Batch, LatentModel, rows, traced
 from vae_lightning.metrics.estimators.pareto import keep_largest, pareto_shape, tail_length
 from vae_lightning.metrics.estimators.refinement import Gaussians
-from vae_lightning.metrics.estimators.tiles import rows, tile_size
+from vae_lightning.metrics.estimators.tiles import tile_size
 
 
 class Importance(NamedTuple):
@@ -87,14 +87,15 @@ def importance(
     found: list[Importance] = []
     for i in range(0, len(given["image"]), images_at_once):
         images = slice(i, i + images_at_once)
-        part = model.encoded(rows(given, images))
+        part = rows(given, images)
+        story = model.about(part)
         instead = proposal.posteriors(images) if proposal else None
         total = part["image"].new_full((len(part["image"]),), -torch.inf, dtype=torch.float64)  # nats by ten thousands
         squares, largest, curve, done = total, None, [], 0
         for k in ks:
             while done < k:
                 count = min(tile, k - done)
-                log_weight = model.trace(part, count, instead).log_weight(part["image"])  # (count, images)
+                log_weight = traced(story, part["image"], count, instead).log_weight()  # (count, images)
                 total = torch.logaddexp(total, log_weight.double().logsumexp(0))
                 squares = torch.logaddexp(squares, (2 * log_weight.double()).logsumexp(0))
                 largest = keep_largest(largest, log_weight, tail_length(ks[-1]) + 1)

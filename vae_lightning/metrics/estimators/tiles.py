@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from vae_lightning.core import Batch, FromPrior, LatentModel
+from vae_lightning.core import Batch, LatentModel, rows, seeded
 
 TILE_VALUES = 2**22
 """Values of a decoder's widest layer at a time: enough for fast matrix products, and little enough for the caches, out
@@ -33,19 +33,9 @@ def tile_size(model: LatentModel, given: Batch) -> int:
 
     hooks = [module.register_forward_hook(note) for module in model.modules()]
     try:
-        with torch.random.fork_rng([image.device] if image.is_cuda else []):
-            model(FromPrior(1), without_image(rows(given, slice(0, 1))))
+        with seeded(None, image.device):
+            model.sample(rows(given, slice(0, 1)))
     finally:
         for hook in hooks:
             hook.remove()
     return max(1, TILE_VALUES // widest)
-
-
-def rows(given: Batch, images: slice) -> Batch:
-    """The batch of some of its images."""
-    return cast(Batch, {name: cast(Tensor, value)[images] for name, value in given.items()})
-
-
-def without_image(given: Batch) -> Batch:
-    """What else is given, such as labels."""
-    return cast(Batch, {name: value for name, value in given.items() if name not in ("image", "encoded")})

@@ -1,31 +1,56 @@
-"""A prior that is learned: it goes where the codes of the images are."""
+"""p(z): the notes' N(0, I), priors that are learned, and one for each class."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.distributions import Categorical, Distribution, Independent, MixtureSameFamily, Normal
 
-from vae_lightning.core import Conditional, Prior, Shape
+from vae_lightning.core import Conditional, Shape, Spec
 from vae_lightning.nets import bounded_log_scale
 
+PriorFactory = Callable[[Shape, Spec], Conditional]
 SPREAD = 0.5
-"""Standard deviation of the components' means at the start; each is so wide that together they are near N(0, I)."""
+"""Standard deviation of the mixture's means at the start; each component is so wide that together they are near
+N(0, I)."""
 
 
-class GaussianMixture(Prior):
+class StandardNormal(Conditional):
+    """p(z) = N(0, I).
+
+    Args:
+        latent_shape: the latent's shape, (d,).
+        spec: not used; every prior takes it.
+    """
+
+    zero: Tensor
+    one: Tensor
+
+    def __init__(self, latent_shape: Shape, spec: Spec | None = None) -> None:
+        super().__init__()
+        self.register_buffer("zero", torch.zeros(tuple(latent_shape)), persistent=False)
+        self.register_buffer("one", torch.ones(tuple(latent_shape)), persistent=False)
+
+    def forward(self, context: Tensor | Mapping[str, Tensor] | None = None) -> Distribution:
+        normal = Normal(self.zero, self.one, validate_args=False)
+        return Independent(normal, self.zero.dim(), validate_args=False)
+
+
+class GaussianMixture(Conditional):
     """p(z) = sum_c w_c N(z; mu_c, diag sigma_c^2), all of it learned with the model by the same objective (the mixture
     of Gaussians that Tomczak & Welling 2018 hold their VampPrior against). A Gaussian posterior has no closed KL to it,
     so the rate is the one-sample estimate log q(z) - log p(z).
 
     Args:
         latent_shape: the latent's shape, (d,).
+        spec: not used; every prior takes it.
         components: how many; 1 is a Gaussian with learned mean and variances.
     """
 
-    def __init__(self, latent_shape: Shape, components: int = 50) -> None:
+    def __init__(self, latent_shape: Shape, spec: Spec | None = None, components: int = 50) -> None:
         super().__init__()
         if components < 1:
             raise ValueError(f"GaussianMixture.components: expected at least 1, got {components}.")
@@ -35,7 +60,7 @@ class GaussianMixture(Prior):
         scale = math.sqrt(1 - SPREAD**2) if components > 1 else 1.0
         self.log_scale = nn.Parameter(torch.full(shape, math.log(scale)))
 
-    def forward(self, encoder: Conditional) -> Distribution:
+    def forward(self, context: Tensor | Mapping[str, Tensor] | None = None) -> Distribution:
         normal = Normal(self.mean, bounded_log_scale(self.log_scale).exp(), validate_args=False)
         component = Independent(normal, self.mean.dim() - 1, validate_args=False)
         weight = Categorical(logits=self.logits, validate_args=False)

@@ -1,0 +1,32 @@
+"""The nouns: a model tells its generative story once, and a `Draw` decides where each latent comes from."""
+
+from vae_lightning.core.data import Batch, Shape, Spec, rows, seeded, without_image
+from vae_lightning.core.draws import FromPosterior, FromPrior, Given, PosteriorMean, told_until, traced
+from vae_lightning.core.model import LatentModel, Loss, Model, Objective
+from vae_lightning.core.story import Conditional, Draw, Site, Story, Trace, centre, has_rate
+
+__all__ = [
+    "Batch",
+    "Conditional",
+    "Draw",
+    "FromPosterior",
+    "FromPrior",
+    "Given",
+    "LatentModel",
+    "Loss",
+    "Model",
+    "Objective",
+    "PosteriorMean",
+    "Shape",
+    "Site",
+    "Spec",
+    "Story",
+    "Trace",
+    "centre",
+    "has_rate",
+    "rows",
+    "seeded",
+    "told_until",
+    "traced",
+    "without_image",
+]

@@ -1,0 +1,58 @@
+"""What is given: batches, what the data are, and random numbers that leave no trace."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+Shape = tuple[int, ...]
+Batch = Mapping[str, Tensor]
+"""What is given of B images, by name: image (B, C, H, W) float32 holding the integers 0..levels-1; label (B,) int64."""
+
+
+@dataclass(frozen=True)
+class Spec:
+    """What the data are.
+
+    Args:
+        image_shape: (C, H, W).
+        levels: how many grey levels a value can take; images hold the integers 0..levels-1.
+        classes: the classes' names in the order of their labels; None where there are no labels.
+    """
+
+    image_shape: Shape
+    levels: int
+    classes: tuple[str, ...] | None = None
+
+    def require_classes(self, what: str) -> int:
+        """How many classes there are; ValueError where the data have none."""
+        if not self.classes:
+            raise ValueError(
+                f"{what}: expected data with classes, got images without labels: choose a source that has them (a "
+                "folder with a sub-folder a class), or a model without labels."
+            )
+        return len(self.classes)
+
+
+def without_image(given: Batch) -> dict[str, Tensor]:
+    """What else is given, such as labels."""
+    return {name: value for name, value in given.items() if name != "image"}
+
+
+def rows(given: Batch, chosen: slice | Tensor) -> dict[str, Tensor]:
+    """The batch of some of its images."""
+    return {name: value[chosen] for name, value in given.items()}
+
+
+@contextmanager
+def seeded(seed: int | None, device: torch.device | None = None) -> Iterator[None]:
+    """Random numbers of their own seed, or of none but given back afterwards: the generators of the CPU and of the
+    device stand where they stood, whatever happens within."""
+    with torch.random.fork_rng([device] if device is not None and device.type == "cuda" else []):
+        if seed is not None:
+            torch.manual_seed(seed)
+        yield

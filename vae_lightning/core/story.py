@@ -1,0 +1,147 @@
+"""What a story is made of: conditional densities, the draws that decide where its latents come from, and its trace.
+
+Legend of shapes: B images of shape (C, H, W); K samples per image; S any leading shape, such as (B,) or (K, B).
+Units: every log-density is in nats per image, constants included, and is a density over the integer image 0..levels-1.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from torch import Tensor, nn
+from torch.distributions import Distribution, kl_divergence
+
+from vae_lightning.core.data import Batch
+
+
+class Conditional(nn.Module, ABC):
+    """A conditional density: q(z|x), p(x|z), p(z), p(z1|z2)."""
+
+    needs: tuple[str, ...] = ()
+    """What else of a batch it is told, beside its context: ("label",) for p(z|y)."""
+
+    @abstractmethod
+    def forward(self, context: Any) -> Distribution:
+        """Context (*S, *event) -> a distribution whose batch_shape is S; batch_shape () of none. For one that `needs`
+        more, a mapping of what it needs, and of its own context as "context" where there is one."""
+
+    def told(self, context: Tensor | None, given: Batch) -> Distribution:
+        """The distribution given its own context and what it needs of a batch; ValueError where that is not there."""
+        if not self.needs:
+            return self(context)
+        if missing := [name for name in self.needs if name not in given]:
+            raise ValueError(
+                f"{type(self).__name__}: expected a {missing[0]} for each image, got {', '.join(given) or 'nothing'}: "
+                f"give the {missing[0]}s (--label of a command), or train a model without them."
+            )
+        told = {name: given[name] for name in self.needs}
+        return self(told if context is None else {**told, "context": context})
+
+
+class Draw(Protocol):
+    """Where a latent comes from. The story calls it once per latent site."""
+
+    def __call__(self, name: str, p: Distribution, q: Distribution | None = None) -> Tensor: ...
+
+
+Story = Callable[[Draw], Distribution]
+"""A generative story about some images: calls the draw for each latent, and returns p(x|z)."""
+
+
+def has_rate(q: Distribution) -> bool:
+    """Whether KL(q || p) can be finite: not of a continuous point mass, the code of an autoencoder."""
+    return bool(getattr(q, "has_density", True))
+
+
+def centre(d: Distribution) -> Tensor:
+    """The mean, or a sample of a distribution that has none, such as a flow."""
+    try:
+        return d.mean
+    except NotImplementedError:
+        return d.sample()
+
+
+@dataclass(frozen=True)
+class Site:
+    """One latent of the story: its prior p, its posterior q and the value z drawn, (*S, *event)."""
+
+    name: str
+    p: Distribution
+    q: Distribution
+    z: Tensor
+
+    def log_ratio(self) -> Tensor:
+        """log p(z) - log q(z) in nats, shape S."""
+        return self.p.log_prob(self.z) - self.q.log_prob(self.z)
+
+    def kl(self) -> Tensor:
+        """KL(q || p) in nats: closed form, shape (B,) or S, where torch has one, else the one-sample estimate, S."""
+        try:
+            return kl_divergence(self.q, self.p)
+        except NotImplementedError:
+            return -self.log_ratio()
+
+
+@dataclass(frozen=True)
+class Trace:
+    """A story told once about images x: its latent sites by name, in order, and p(x|z) at their end.
+
+    Args:
+        sites: name -> site.
+        told: p(x|z); None for a story that was stopped before it.
+        x: (B, C, H, W).
+    """
+
+    sites: dict[str, Site]
+    told: Distribution | None
+    x: Tensor
+
+    @property
+    def px(self) -> Distribution:
+        """p(x|z), batch_shape S."""
+        if self.told is None:
+            raise ValueError(f"expected a story told to its end, got one that stops behind {list(self.sites)[-1]!r}.")
+        return self.told
+
+    @property
+    def has_rate(self) -> bool:
+        """Whether there is an ELBO: every posterior has a rate."""
+        return all(has_rate(site.q) for site in self.sites.values())
+
+    @property
+    def is_discrete(self) -> bool:
+        """Whether p(x|z) is a probability of grey levels, so that its code length is a number of bits."""
+        return bool(getattr(self.px.support, "is_discrete", False))
+
+    @property
+    def latent_size(self) -> int:
+        """Numbers in an image's latents, of all sites."""
+        return sum(math.prod(site.q.event_shape) for site in self.sites.values())
+
+    def log_likelihood(self) -> Tensor:
+        """log p(x|z) in nats, shape (B,) or (K, B)."""
+        return self.px.log_prob(self.x)
+
+    def kl(self) -> Tensor:
+        """Sum over sites of KL(q || p) in nats (the rate)."""
+        first, *others = (site.kl() for site in self.sites.values())
+        return sum(others, start=first)
+
+    def log_weight(self) -> Tensor:
+        """log p(x, z) - log q(z|x) in nats, shape (B,) or (K, B): the importance weight of Burda et al. (2016)."""
+        return sum((site.log_ratio() for site in self.sites.values()), start=self.log_likelihood())
+
+    def scores(self) -> dict[str, Tensor]:
+        """What each image costs, nats, (B,) or (K, B): distortion; where there is a rate, rate and elbo; and where
+        images are discrete, bits, the length of a code of -ELBO."""
+        distortion = -self.log_likelihood()
+        if not self.has_rate:
+            return {"distortion": distortion}
+        rate = self.kl()
+        cost = rate + distortion
+        found = {"elbo": -cost, "rate": rate, "distortion": distortion}
+        return {**found, "bits": cost / math.log(2)} if self.is_discrete else found
