@@ -47,11 +47,11 @@ def project(config: str, epochs: int, *flags: str) -> Training:
 def by_hand(name: str, data: ImageData, epochs: int, every: int = 50) -> Training:
     """The same weights to begin with, the same order, the same noise; the loss of each `every`th step."""
     torch.manual_seed(0)
-    experiment = build(_settings(name))
+    latent_model = build(_record(name))
     model = MLPVAE() if name == "mlp" else ConvVAE((32, 64, 128), 192, 32, 32)
     train_image, held_out = data.splits["train"].image, data.splits["val"].image
-    experiment.latent_model.init_from_data(train_image[:: max(1, len(train_image) // 10_000)].float())
-    state = list(experiment.latent_model.state_dict().values())
+    latent_model.init_from_data(train_image[:: max(1, len(train_image) // 10_000)].float())
+    state = list(latent_model.state_dict().values())
     model.load_state_dict(dict(zip(model.state_dict(), state, strict=True)))
     if name == "conv":
         model = model.to(memory_format=torch.channels_last)
@@ -77,10 +77,11 @@ def follow(losses: list[float], by_hand: list[float], epoch: int) -> dict[str, f
     return found
 
 
-def _settings(name: str) -> dict[str, Any]:
-    config = yaml.safe_load((HERE / f"{name}.yaml").read_text())["model"]
+def _record(name: str) -> dict[str, Any]:
+    """What a checkpoint of the configuration would say of its model."""
     side = 28 if name == "mlp" else 32
-    return {**config, "image_shape": [1, side, side], "levels": 2}
+    config = yaml.safe_load((HERE / f"{name}.yaml").read_text())
+    return {"config": config, "image_shape": [1, side, side], "levels": 2}
 
 
 def run(name: str, repeats: int, epochs: int, *variants: tuple[str, tuple[str, ...]]) -> None:
