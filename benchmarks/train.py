@@ -66,11 +66,13 @@ def follow(losses: list[float], by_hand: list[float], epoch: int) -> dict[str, f
     """The largest relative differences of two curves of every 50th loss; raises SystemExit where they are not the same.
 
     The first loss is the same sum of the same numbers; from there rounding parts the curves, faster and faster. Seen at
-    the first step, at step 50, in the first epoch and in three: mlp 0, 9e-8, 1e-3, 2e-3; conv 0, 2e-7, 2e-7, 4e-4. The
-    hand-written loop parts from itself alike where each weight begins one unit in its last place away, which is
-    rounding and nothing else: mlp 0, 9e-8, 6e-4; conv 1e-7, 3e-4, 3e-4 (the most of three draws of the direction).
+    the first step, at step 50, in the first epoch and in three: mlp 0, 9e-8, 1e-3, 2e-3; conv 0, 2e-7, 2e-7, 4e-4. Both
+    compiled, mlp: 7e-6, 7e-6, 6e-4, 1e-3, where the compiler's one sum over 100 352 pixels is what rounds (6.8e-6 away
+    from the sum in float64; another noise is 2e-3 away). The hand-written loop parts from itself alike where each
+    weight begins one unit in its last place away, which is rounding and nothing else: mlp 0, 9e-8, 6e-4; conv 1e-7,
+    3e-4, 3e-4 (the most of three draws of the direction).
     """
-    allowed = {"first step": 1e-5, "step 50": 1e-3, "first epoch": 5e-3, "all": 1e-2}
+    allowed = {"first step": 5e-5, "step 50": 1e-3, "first epoch": 5e-3, "all": 1e-2}
     apart = [abs(a / b - 1) for a, b in zip(losses, by_hand, strict=True)]
     found = dict(zip(allowed, (max(apart[:end]) for end in (1, 2, -(-epoch // 50), None)), strict=True))
     if not all(found[part] <= allowed[part] for part in allowed):
