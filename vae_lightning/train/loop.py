@@ -12,6 +12,7 @@ import inspect
 import os
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import lightning
@@ -112,25 +113,15 @@ class FastEpochLoop(_TrainingEpochLoop):
 
     def on_run_start(self, data_fetcher: Any) -> None:
         super().on_run_start(data_fetcher)
-        self._why_not = why_not(self.trainer)
+        trainer: Any = self.trainer
+        self._why_not = why_not(trainer)
         if self._why_not and not self._said:
             self._said = True
             _say(self._why_not)
-        trainer: Any = self.trainer
-        module = trainer.lightning_module
+        clipping = _plain(trainer.lightning_module.configure_gradient_clipping)
         own = (LightningModule.configure_gradient_clipping, ClipsFused.configure_gradient_clipping)
-        self._clips = bool(trainer.gradient_clip_val) or _plain(module.configure_gradient_clipping) not in own
-        self._listeners = {
-            hook: [
-                *(
-                    _bound(callback, hook, trainer, module)
-                    for callback in trainer.callbacks
-                    if _defines(callback, hook)
-                ),
-                *([getattr(module, hook)] if _defines(module, hook) else []),
-            ]
-            for hook in CALLED
-        }
+        self._clips = bool(trainer.gradient_clip_val) or clipping not in own
+        self._listeners = {hook: _listeners(trainer, hook) for hook in CALLED}
 
     def _call(self, hook: str, *args: Any) -> None:
         if listeners := self._listeners[hook]:
@@ -214,13 +205,16 @@ def _plain(method: Any) -> Any:
 def _defines(listener: Callback | LightningModule | LightningDataModule, name: str) -> bool:
     """Whether it has a hook of its own in the place of Lightning's, by its class or set on it (LambdaCallback)."""
     base = next(kind for kind in (Callback, LightningModule, LightningDataModule) if isinstance(listener, kind))
-    return _plain(getattr(listener, name)) is not getattr(base, name)
+    hook = getattr(listener, name)
+    return callable(hook) and _plain(hook) is not getattr(base, name)
 
 
-def _bound(callback: Callback, hook: str, *first: Any) -> Callable[..., Any]:
-    """A callback's hook with the trainer and the module in front of its arguments."""
-    method = getattr(callback, hook)
-    return lambda *args: method(*first, *args)
+def _listeners(trainer: Any, hook: str) -> list[Callable[..., Any]]:
+    """The hook of each callback that has one, with the trainer and the module in front of its arguments, and the
+    module's."""
+    module = trainer.lightning_module
+    bound = [partial(getattr(it, hook), trainer, module) for it in trainer.callbacks if _defines(it, hook)]
+    return [*bound, *([getattr(module, hook)] if _defines(module, hook) else [])]
 
 
 class ClipsFused(LightningModule):
