@@ -58,7 +58,8 @@ def test_a_loss_curve_that_is_another_one_ends_the_benchmark() -> None:
     assert follow([200.0, 150.0, 120.3, 111.0], expected, 101) == pytest.approx(
         {"first step": 0, "step 50": 0, "first epoch": 2.5e-3, "all": 1 / 110}
     )
-    for other in ([200.1, 150, 120, 110], [200, 150.3, 120, 110], [200, 150, 120, 112]):
+    assert follow([200.01, 150, 120, 110], expected, 101, first=1e-4)["first step"] == pytest.approx(5e-5)
+    for other in ([200.01, 150, 120, 110], [200.1, 150, 120, 110], [200, 150.3, 120, 110], [200, 150, 120, 112]):
         with pytest.raises(SystemExit, match="does not train as the hand-written loop does"):
             follow(other, expected, 101)
 
