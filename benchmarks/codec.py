@@ -8,7 +8,6 @@ python -m benchmarks.codec RUN...
 
 from __future__ import annotations
 
-import argparse
 import bz2
 import gzip
 import importlib.util
@@ -16,6 +15,8 @@ import io
 import json
 import lzma
 import math
+import os
+import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -27,7 +28,7 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from benchmarks.harness import RESULTS, machine
+from benchmarks.harness import RESULTS, arguments, machine
 from vae_lightning.checkpoint import find_checkpoint
 from vae_lightning.compression import decode, encode
 from vae_lightning.images.input import read_data
@@ -95,39 +96,45 @@ def elbo_bits(trained: TrainedModel, images: Tensor, passes: int = 2) -> tuple[f
     return means.mean().item(), (means.var(0).mean() / passes / len(images)).sqrt().item()
 
 
-def measure(run: Path, limit: int | None) -> dict[str, Any]:
+def measure(run: Path, limit: int | None, rounds: int) -> dict[str, Any]:
     checkpoint = find_checkpoint(run)
     trained = load_model(str(checkpoint))
     images = read_data(checkpoint).fixed("test").image[:limit].contiguous()
     torch.manual_seed(1)
     bound, error = elbo_bits(trained, images)
-    start = time.perf_counter()
-    coded = encode(trained.latent_model, images)
-    between = time.perf_counter()
-    decoded = decode(trained.latent_model, coded, trained.image_shape)
-    end = time.perf_counter()
-    if not torch.equal(decoded, images):
-        raise SystemExit(f"{run}: the round trip is not exact")
+    taken: list[tuple[float, float]] = []
+    for turn in range(rounds):
+        start = time.perf_counter()
+        coded = encode(trained.latent_model, images)
+        between = time.perf_counter()
+        decoded = decode(trained.latent_model, coded, trained.image_shape)
+        taken.append((between - start, time.perf_counter() - between))
+        if not torch.equal(decoded, images):
+            raise SystemExit(f"{run}: the round trip is not exact")
+        shown = f"{taken[-1][0]:.2f} s to code, {taken[-1][1]:.2f} s to decode"
+        print(f"{run}, round {turn + 1} of {rounds}: {shown}, load {os.getloadavg()[0]:.2f}")
+    to_code, to_decode = (statistics.median(times) for times in zip(*taken, strict=True))
     net, gross = coded.net_bits / images.numel(), coded.gross_bits / images.numel()
     print(f"\n{run}: {len(images)} images {tuple(trained.image_shape)}, {trained.levels} levels, round trip exact")
     print(f"  -ELBO {bound:.4f} +- {error:.4f}, net {net:.4f} ({100 * (net / bound - 1):+.3f} %), gross {gross:.4f}")
     print(f"  initial bits {coded.initial_bits}, {100 * coded.initial_bits / coded.gross_bits:.3f} % of all")
-    rates = {"compress": len(images) / (between - start), "decompress": len(images) / (end - between)}
-    print(f"  images/s: {rates['compress']:,.0f} to code, {rates['decompress']:,.0f} to decode", flush=True)
+    rates = {"compress": len(images) / to_code, "decompress": len(images) / to_decode}
+    print(f"  images/s: {rates['compress']:,.0f} to code, {rates['decompress']:,.0f} to decode")
     others = generic(images.numpy(), trained.levels)
     for name, size in sorted({**others, "this model, gross": gross}.items(), key=lambda item: item[1]):
         print(f"  {name:18} {size:8.4f} {size / gross:6.2f}x")
     found = {"elbo": [bound, error], "net": net, "gross": gross, "initial_bits": coded.initial_bits, **rates}
+    found |= {"machine": machine(), "seconds to code and to decode": taken}
     return {"run": str(run), "images": len(images), **found, "generic": others}
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = arguments(__doc__, 1)
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folder of a run, or of an experiment")
     parser.add_argument("--limit", type=int, help="only so many of the test images")
     options = parser.parse_args()
     tune_process()
     optional_coders()
-    results = [measure(run, options.limit) for run in options.runs]
+    results = [measure(run, options.limit, options.rounds) for run in options.runs]
     RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "codec.json").write_text(json.dumps({"machine": machine(), "runs": results}, indent=1))
+    (RESULTS / "codec.json").write_text(json.dumps({"runs": results}, indent=1))

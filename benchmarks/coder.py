@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from benchmarks.harness import compare, seconds
+from benchmarks.harness import arguments, compare, seconds
 from vae_lightning.compression import Stack, Table
 from vae_lightning.compression.stack import seeded
 
@@ -53,7 +53,7 @@ class Interleaved:
         return bits
 
 
-def run() -> None:
+def run(rounds: int) -> None:
     generator = np.random.default_rng(0)
     ones = generator.uniform(size=(VALUES, LANES)) ** 6  # as skewed as those of MNIST
     bits = generator.uniform(size=ones.shape) < ones
@@ -83,8 +83,8 @@ def run() -> None:
         "interleaved numpy, push": own,
         "interleaved numpy, pop": lambda: taken["own pop"],
     }
-    compare("coder", cases, "constriction, push", 7, ("symbols", bits.size))
+    compare("coder", cases, "constriction, push", rounds, ("symbols", bits.size))
 
 
 if __name__ == "__main__":
-    run()
+    run(arguments(__doc__, 7).parse_args().rounds)

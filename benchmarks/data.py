@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
-from benchmarks.harness import compare, seconds
+from benchmarks.harness import arguments, compare, seconds
 from benchmarks.images import BinaryMNIST
 from vae_lightning.data import ImageData, ImageFolder
 
@@ -59,7 +59,7 @@ def item_by_item(image: Tensor) -> float:
     return seconds(lambda: [batch.float() for (batch,) in loader])
 
 
-def memory() -> None:
+def memory(rounds: int) -> None:
     static, dynamic = ImageData(BinaryMNIST()), ImageData(Grey(), dynamic_binarization=True)
     for data in (static, dynamic):
         data.setup()
@@ -73,6 +73,7 @@ def memory() -> None:
             "vae_lightning, binarised at each visit": lambda: epoch(dynamic),
         },
         "item by item",
+        rounds,
         per=("images", len(image)),
     )
 
@@ -86,7 +87,7 @@ def paint(folder: Path, count: int) -> None:
         Image.fromarray(small).resize((32, 32), Image.Resampling.BICUBIC).save(folder / str(i % 2) / f"{i}.jpg")
 
 
-def folder(count: int = 10_000) -> None:
+def folder(rounds: int, count: int = 10_000) -> None:
     """Seconds of one epoch; those of a start with and without the decoded images there are noted beside it."""
     from torchvision import datasets, transforms
 
@@ -111,12 +112,13 @@ def folder(count: int = 10_000) -> None:
                 "vae_lightning, mapped": lambda: epoch(data),
             },
             "decoded item by item",
-            repeats=3,
+            rounds,
             per=("images", count),
             notes={"first start": first, "second start": second},
         )
 
 
 if __name__ == "__main__":
-    memory()
-    folder()
+    given = arguments(__doc__, 5).parse_args()
+    memory(given.rounds)
+    folder(given.rounds)

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from benchmarks.harness import compare, seconds
+from benchmarks.harness import arguments, compare, seconds
 from vae_lightning.conditionals import BernoulliLikelihood, GaussianPosterior
 from vae_lightning.core import LatentModel, Spec
 from vae_lightning.metrics import log_prob
@@ -57,7 +57,7 @@ def in_chunks(model: LatentModel, image: torch.Tensor, k: int, batch: int = 100)
     return seconds(work)
 
 
-def run(images: int = 40, k: int = 5000) -> None:
+def run(rounds: int, images: int = 40, k: int = 5000) -> None:
     tune_process()  # as the command line does
     model = burda()
     image = torch.bernoulli(torch.full((images, 1, 28, 28), 0.15))
@@ -70,9 +70,10 @@ def run(images: int = 40, k: int = 5000) -> None:
             "encoded again for every chunk": lambda: 8 * in_chunks(model, image[: images // 8], k),
         },
         "matrix products alone",
+        rounds,
         per=("image-samples", samples),
     )
 
 
 if __name__ == "__main__":
-    run()
+    run(arguments(__doc__, 5).parse_args().rounds)

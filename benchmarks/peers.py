@@ -8,7 +8,6 @@ name the file vae/main.py of pytorch/examples. Both train on grey levels as if t
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import importlib.util
 import io
@@ -27,7 +26,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from benchmarks.harness import compare
+from benchmarks.harness import arguments, compare
 from benchmarks.images import BinaryMNIST
 from benchmarks.train import by_hand, project
 from vae_lightning.core import Spec
@@ -97,7 +96,7 @@ def pythae(data: ImageData) -> float:
         return time.perf_counter() - start
 
 
-def run(script: Path | None, root: Path, repeats: int = 3) -> None:
+def run(script: Path | None, root: Path, rounds: int) -> None:
     tune_process()
     data = ImageData(BinaryMNIST(), root=str(root), batch_size=128)
     data.setup()
@@ -112,12 +111,12 @@ def run(script: Path | None, root: Path, repeats: int = 3) -> None:
         cases["pythae"] = lambda: pythae(data)
     if script is not None:
         cases["pytorch/examples"] = lambda: examples(script, root)
-    compare("peers", cases, "hand-written loop", repeats, ("images", 60_000))
+    compare("peers", cases, "hand-written loop", rounds, ("images", 60_000))
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = arguments(__doc__, 3)
     parser.add_argument("--examples", type=Path)
     parser.add_argument("--data", type=Path, default=Path(os.environ.get("VAE_LIGHTNING_DATA", "data")))
     given = parser.parse_args()
-    run(given.examples, given.data)
+    run(given.examples, given.data, given.rounds)

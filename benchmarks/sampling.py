@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import torch
 
-from benchmarks.harness import compare, seconds
+from benchmarks.harness import arguments, compare, seconds
 from benchmarks.likelihood import burda
 from vae_lightning.train.process import tune_process
 from vae_lightning.trained import TrainedModel
@@ -15,7 +15,7 @@ from vae_lightning.trained import TrainedModel
 COUNT, BATCH = 10_000, 512
 
 
-def run() -> None:
+def run(rounds: int) -> None:
     tune_process()  # as the command line does
     model = burda()
     trained = TrainedModel(model, (1, 28, 28), 2).eval()
@@ -46,15 +46,17 @@ def run() -> None:
         "sample",
         {"bare decoder": lambda: seconds(bare_decoder), "sample": lambda: seconds(samples)},
         "bare decoder",
+        rounds,
         per=per,
     )
     compare(
         "reconstruct",
         {"bare nets": lambda: seconds(bare_both), "reconstruct": lambda: seconds(reconstructions)},
         "bare nets",
+        rounds,
         per=per,
     )
 
 
 if __name__ == "__main__":
-    run()
+    run(arguments(__doc__, 5).parse_args().rounds)

@@ -8,7 +8,6 @@ python -m benchmarks.scale
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import resource
@@ -56,32 +55,30 @@ class Fit:
         return 1e6 * taken["seconds"] / self.count
 
 
-def compare(name: str, cases: dict[str, Fit], beside: str, repeats: int) -> None:
+def compare(name: str, cases: dict[str, Fit], beside: str, rounds: int) -> None:
     work: dict[str, Callable[[], float]] = {**cases}
     memory = {case: fit.memory for case, fit in cases.items()}
-    harness.compare(f"scale_{name}", work, beside, repeats, unit="us an image", memory=memory)
+    harness.compare(f"scale_{name}", work, beside, rounds, unit="us an image", memory=memory)
 
 
 def run(
-    repeats: int,
+    rounds: int,
     counts: Sequence[int] = (1_000, 10_000, 100_000, 1_000_000),
     sizes: Sequence[int] = (64, 128, 256, 1024, 4096),
     count: int = 60_000,
 ) -> None:
-    compare("images", {f"{n:,} images": Fit(n, 128) for n in counts}, f"{counts[1]:,} images", repeats)
-    compare("batches", {f"batches of {n}": Fit(count, n) for n in sizes}, "batches of 128", repeats)
+    compare("images", {f"{n:,} images": Fit(n, 128) for n in counts}, f"{counts[1]:,} images", rounds)
+    compare("batches", {f"batches of {n}": Fit(count, n) for n in sizes}, "batches of 128", rounds)
     for config, n in (("mlp.yaml", count), ("conv.yaml", 9_000)):
         cases = {
             "one process, one thread": Fit(n, 128, config=config, threads=1),
             "one process, two threads": Fit(n, 128, config=config, threads=2),
             "two processes of one thread": Fit(n, 64, *TWO, config=config, threads=1),
         }
-        compare(f"processes_{Path(config).stem}", cases, "one process, one thread", repeats)
+        compare(f"processes_{Path(config).stem}", cases, "one process, one thread", rounds)
 
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["fit"]:
         sys.exit(fit(sys.argv[1:]))
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--repeats", type=int, default=3)
-    run(parser.parse_args().repeats)
+    run(harness.arguments(__doc__, 3).parse_args().rounds)

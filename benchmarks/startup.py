@@ -10,7 +10,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from benchmarks.harness import compare, process, seconds
+from benchmarks.harness import arguments, compare, process, seconds
 
 HERE = Path(__file__).parent
 BEGIN = """
@@ -33,7 +33,7 @@ def command(*words: str) -> float:
     return seconds(lambda: subprocess.run([sys.executable, "-m", "vae_lightning", *words], capture_output=True))
 
 
-def run() -> None:
+def run(rounds: int) -> None:
     config = str(HERE.parent / "configs" / "experiment" / "digits.yaml")
     with tempfile.TemporaryDirectory() as folder:
         once = ["fit", "-c", config, "--trainer.max_epochs=1", f"--run.root={folder}"]
@@ -51,9 +51,9 @@ def run() -> None:
                 "vae-lightning test, to its beginning": lambda: python(test),
             },
             "python -c 'import lightning'",
-            repeats=3,
+            rounds,
         )
 
 
 if __name__ == "__main__":
-    run()
+    run(arguments(__doc__, 3).parse_args().rounds)

@@ -296,7 +296,7 @@ def digits() -> Tensor:
 def trained(digits: Tensor) -> VAE:
     torch.manual_seed(0)
     model = VAE(Spec((1, 8, 8), 17), likelihood=DiscretizedLogisticLikelihood, latent_size=6)
-    model.init_from_data(digits)
+    model.init_from_data({"image": digits})
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
     for step in range(400):
         optimizer.zero_grad()

@@ -183,7 +183,7 @@ def test_parts_of_the_rate() -> None:
     truth = (information + hole, information, hole, correlation, hole - correlation)
     images = torch.distributions.MultivariateNormal(torch.zeros(2).double(), covariance).sample((SEEDS, 400))
     model = Channel(noise, 2).eval()
-    found = [decompose_rate(model, [x.view(-1, 1, 1, 2)]) for x in images]
+    found = [decompose_rate(model, [{"image": x.view(-1, 1, 1, 2)}]) for x in images]
     names = ("rate", "mutual_information", "prior_hole", "total_correlation", "dimension_wise_kl")
     for name, expected in zip(names, truth, strict=True):
         covered(name, [getattr(f, name) for f in found], expected, bias=0.3)
@@ -198,7 +198,7 @@ def test_distortion_with_anothers_latents() -> None:
     gain = torch.linalg.solve(truth.p, weight.T / SCALE**2)
     codes = gain @ covariance @ gain.T + truth.v.diag()
     apart = (covariance + weight @ codes @ weight.T).trace()
-    found = [shuffled_distortion(model, part.split(64)) for part in x.split(images)]
+    found = [shuffled_distortion(model, ({"image": some} for some in part.split(64))) for part in x.split(images)]
     covered("distortion", [own for own, _ in found], truth.distortion)
     shuffled = apart / (2 * SCALE**2) + 4 * math.log(2 * math.pi * SCALE**2)
     covered("shuffled_distortion", [other for _, other in found], shuffled)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 
 import pytest
@@ -48,12 +48,16 @@ class Channel(LatentModel):
         return Independent(Normal(mean, scale.expand_as(mean)), 1)
 
 
+def as_batches(chunks: Iterable[Tensor]) -> Iterator[dict[str, Tensor]]:
+    return ({"image": chunk} for chunk in chunks)
+
+
 def parts(mu: Tensor, scale: Tensor | float, samples: int = 1, full_rank: str = "", double: bool = True) -> Rate:
     """The parts for posteriors N(mu (N, d), scale^2), in three uneven chunks."""
     model = Channel(scale, mu.shape[1], full_rank=full_rank).eval()
     torch.manual_seed(1)
     images = mu.view(len(mu), 1, 1, -1).tensor_split([100, 101])
-    return decompose_rate(model if double else model.float(), images, samples)
+    return decompose_rate(model if double else model.float(), as_batches(images), samples)
 
 
 def spread(n: int, d: int, by: float = 1.0) -> Tensor:
@@ -129,7 +133,7 @@ def test_rate_is_that_of_the_trace() -> None:
     model = VAE(Spec((1, 4, 4), 2), latent_size=3).eval()
     nn.init.normal_(model.encoder.log_scale.bias)
     nn.init.normal_(model.encoder.mu.weight)
-    found = decompose_rate(model, [images[:30], images[30:]], samples_per_image=2000)
+    found = decompose_rate(model, as_batches([images[:30], images[30:]]), samples_per_image=2000)
     kl = model.trace({"image": images.float()}).kl()
     assert found.rate[0] == pytest.approx(kl.mean().item(), rel=0.01)
     assert found.rate[1] == pytest.approx((kl.std() / 50**0.5).item(), rel=0.1)
@@ -145,7 +149,7 @@ def test_errors_are_the_spread_over_data_sets() -> None:
 def parts_of_seed(seed: int) -> Rate:
     model = Channel(0.5).eval()
     torch.manual_seed(seed)
-    return decompose_rate(model, [spread(200, 1).view(-1, 1, 1, 1)])
+    return decompose_rate(model, as_batches([spread(200, 1).view(-1, 1, 1, 1)]))
 
 
 # -- the two ways to the same numbers ---------------------------------------------------------------------------------
@@ -182,7 +186,7 @@ def test_single_precision_is_enough() -> None:
 def test_only_the_first_images_count() -> None:
     mu, model = spread(300, 1).view(-1, 1, 1, 1), Channel(1e-6).eval()
     for chunks, most, images in ((mu.split(70), 150, 150), (mu.split(70), 70, 70), ([mu], 1000, 300), ([mu], 7, 7)):
-        found = decompose_rate(model, iter(chunks), max_images=most)
+        found = decompose_rate(model, as_batches(chunks), max_images=most)
         assert found.mutual_information[0] == pytest.approx(math.log(images), abs=0.05)
 
 
@@ -190,13 +194,16 @@ def test_only_the_first_images_count() -> None:
     ("call", "match"),
     [
         (
-            lambda x: decompose_rate(VAE(Spec((1, 2, 2), 16), PointMass, GREY, latent_size=1), [x]),
+            lambda x: decompose_rate(VAE(Spec((1, 2, 2), 16), PointMass, GREY, latent_size=1), as_batches([x])),
             "has a density, got .*Delta",
         ),
-        (lambda x: decompose_rate(Channel(1.0, sites=2), [x[..., :1, :1]]), r"one latent site.*got \['Ind.*, 'Ind"),
+        (
+            lambda x: decompose_rate(Channel(1.0, sites=2), as_batches([x[..., :1, :1]])),
+            r"one latent site.*got \['Ind.*, 'Ind",
+        ),
         (lambda x: decompose_rate(Channel(1.0), []), "expected at least 1, got 0"),
-        (lambda x: decompose_rate(Channel(1.0), [x], samples_per_image=0), "samples_per_image"),
-        (lambda x: shuffled_distortion(Channel(1.0), [x[:1, :, :1, :1]]), "expected at least 2, got 1"),
+        (lambda x: decompose_rate(Channel(1.0), as_batches([x]), samples_per_image=0), "samples_per_image"),
+        (lambda x: shuffled_distortion(Channel(1.0), as_batches([x[:1, :, :1, :1]])), "expected at least 2, got 1"),
     ],
 )
 def test_what_has_no_parts_is_refused(call: Callable[[Tensor], object], match: str) -> None:
@@ -218,7 +225,7 @@ def test_active_units_are_those_whose_mean_moves() -> None:
 def test_latents_of_another_image_cost_what_they_tell(chunk: int) -> None:
     """With p(x|z) = N(z, 1) and a narrow posterior: half the squared distance to the image before, mod N."""
     x = spread(101, 1, 2.0).view(-1, 1, 1, 1)
-    matched, shuffled = shuffled_distortion(Channel(1e-9).eval(), iter(x.split(chunk)))
+    matched, shuffled = shuffled_distortion(Channel(1e-9).eval(), as_batches(x.split(chunk)))
     constant = 0.5 * math.log(2 * math.pi)
     distance = 0.5 * (x - x.roll(1, 0)).square().flatten()
     assert matched == pytest.approx((constant, 0), abs=1e-6)
@@ -230,7 +237,7 @@ def test_latents_of_another_image_cost_what_they_tell(chunk: int) -> None:
 
 def test_a_decoder_that_ignores_its_latents_does_not_mind() -> None:
     x = spread(101, 1, 2.0).view(-1, 1, 1, 1)
-    matched, shuffled = shuffled_distortion(Channel(0.5, gain=0.0).eval(), x.split(20))
+    matched, shuffled = shuffled_distortion(Channel(0.5, gain=0.0).eval(), as_batches(x.split(20)))
     assert shuffled[0] == pytest.approx(matched[0], rel=1e-9)
     assert matched[1] * (1 - 1e-9) <= shuffled[1] < 1.3 * matched[1]
     images = torch.randint(0, 2, (64, 1, 4, 4), dtype=torch.uint8)

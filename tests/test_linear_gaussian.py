@@ -197,7 +197,7 @@ def test_trained_linear_vae_reaches_probabilistic_pca() -> None:
         likelihood=partial(GaussianLearnedScaleLikelihood, net=linear),
         latent_size=5,
     )
-    model.init_from_data(images)
+    model.init_from_data({"image": images})
     optimizer = torch.optim.Adam(model.parameters(), lr=0.02, fused=True)
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 1000)
     for step in range(1000):

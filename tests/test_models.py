@@ -49,7 +49,7 @@ SIZES = [(1, 28, 28), (1, 28, 20), (3, 37, 53), (4, 8, 8), (1, 1, 1)]
 def test_every_likelihood_trains_and_samples(likelihood: type) -> None:
     model = VAE(Spec((3, 5, 4), 16), likelihood=likelihood, latent_size=3)
     x = torch.randint(0, 16, (6, 3, 5, 4)).float()
-    model.init_from_data(x)
+    model.init_from_data({"image": x})
     loss = ELBO()(model, {"image": x}, 0).value
     loss.backward()
     assert torch.isfinite(loss)
@@ -107,7 +107,7 @@ def test_optimal_scale_is_the_best_scale_and_a_fixed_density_in_evaluation() -> 
 def test_initial_bias_is_the_marginal_of_the_data() -> None:
     x = torch.bernoulli(torch.rand(1, 1, 6, 6).expand(5000, 1, 6, 6))
     model = VAE(Spec((1, 6, 6), 2), latent_size=2)
-    model.init_from_data(x)
+    model.init_from_data({"image": x})
     at_bias = torch.sigmoid(model.likelihood.head.last.bias).view(1, 6, 6)
     torch.testing.assert_close(at_bias, x.mean(0).clamp(1 / 5002, 1 - 1 / 5002))
 

@@ -92,12 +92,12 @@ def test_pairs_without_sense_are_refused() -> None:
         Spec((1, 4, 4), 2), encoder=PointMass, likelihood=partial(GaussianLikelihood, scale=1.0), latent_size=3
     )
     for objective in (ELBO(), IWAE(2)):
-        objective.check(vae.trace(batch))
+        objective.check(vae, batch)
         with pytest.raises(ValueError, match=r"point mass.*choose the encoder GaussianPosterior"):
-            objective.check(autoencoder.trace(batch))
-    Reconstruction().check(autoencoder.trace(batch))
+            objective.check(autoencoder, batch)
+    Reconstruction().check(autoencoder, batch)
     with pytest.raises(ValueError, match="expects the encoder PointMass"):
-        Reconstruction().check(vae.trace(batch))
+        Reconstruction().check(vae, batch)
 
 
 def test_free_bits_need_factors() -> None:

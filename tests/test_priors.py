@@ -52,12 +52,12 @@ def test_density_integrates_to_one_and_samples_follow_it() -> None:
 def test_start_is_near_the_standard_normal() -> None:
     """So that a training begins as with the prior of the notes; a single component begins as just that."""
     z = torch.randn(2000, 20)
-    apart = GaussianMixture((20,), 50)(ENCODER).log_prob(z) - Normal(0, 1).log_prob(z).sum(1)
+    apart = GaussianMixture((20,), components=50)(ENCODER).log_prob(z) - Normal(0, 1).log_prob(z).sum(1)
     assert abs(apart.mean()) < 2
-    alone = GaussianMixture((20,), 1)(ENCODER).log_prob(z)
+    alone = GaussianMixture((20,), components=1)(ENCODER).log_prob(z)
     torch.testing.assert_close(alone, Normal(0.0, 1.0).log_prob(z).sum(1))
     with pytest.raises(ValueError, match="at least 1, got 0"):
-        GaussianMixture((2,), 0)
+        GaussianMixture((2,), components=0)
 
 
 class TwoClusters(Conditional):

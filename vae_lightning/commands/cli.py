@@ -31,7 +31,7 @@ from vae_lightning.run.folder import INHERITED, RecordRun, Run, claim, drop_if_u
 from vae_lightning.run.loggers import CSVHistory, as_list, attach, finish, place_wandb
 from vae_lightning.train import pictures, progress
 from vae_lightning.train.best import HEADLINE, BestCheckpoint
-from vae_lightning.train.loop import ask_cuda_directly, use_lean_loop
+from vae_lightning.train.loop import ask_cuda_directly, use_fast_loop
 from vae_lightning.train.module import Experiment
 from vae_lightning.train.process import part_company, tune_process, with_float64
 from vae_lightning.train.resume import check_training
@@ -136,7 +136,8 @@ class CLI(LightningCLI):
             loggers = as_list(self.config_init[self.subcommand].trainer.logger)
             kwargs["logger"] = [CSVHistory(self.run_folder, self.until), *loggers]
         trainer = super().instantiate_trainer(**kwargs)
-        use_lean_loop(trainer)
+        if self.subcommand == "fit":
+            use_fast_loop(trainer)
         return trainer
 
     def after_instantiate_classes(self) -> None:

@@ -8,8 +8,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
-from lightning.pytorch.plugins.precision import MixedPrecision, Precision
-from lightning.pytorch.utilities import GradClipAlgorithmType, rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 import vae_lightning
@@ -19,13 +18,14 @@ from vae_lightning.data import ImageData
 from vae_lightning.metrics import Evaluation, ImageEvaluation
 from vae_lightning.train.best import BestCheckpoint
 from vae_lightning.train.evaluation import EvaluationPasses
+from vae_lightning.train.loop import ClipsFused
 from vae_lightning.train.process import require_compiler
 from vae_lightning.train.resume import follow_moved_run, resettle, restore_noise, state_of_noise
 
 INIT_IMAGES = 10_000
 
 
-class Experiment(EvaluationPasses):
+class Experiment(ClipsFused, EvaluationPasses):
     """Trains `latent_model` on `objective`; validates and tests on the plain bound, whatever training weighs.
 
     Args:
@@ -156,17 +156,6 @@ class Experiment(EvaluationPasses):
             self.log("loss", loss.value.detach(), prog_bar=True, logger=False)
         return loss.value
 
-    def configure_gradient_clipping(
-        self, optimizer: Any, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
-    ) -> None:
-        """Lightning refuses to clip for a fused optimiser under any mixed precision; only loss scaling forbids it."""
-        precision: Any = self.trainer.precision_plugin
-        if gradient_clip_val and isinstance(precision, MixedPrecision) and precision.scaler is None:
-            how = GradClipAlgorithmType(gradient_clip_algorithm or "norm")
-            Precision.clip_gradients(precision, optimizer, gradient_clip_val, how)
-        else:
-            super().configure_gradient_clipping(optimizer, gradient_clip_val, gradient_clip_algorithm)
-
     def on_train_epoch_end(self) -> None:
         self._require_finite()
 
@@ -177,12 +166,6 @@ class Experiment(EvaluationPasses):
                 "finite number. The checkpoint of the epoch before is kept; lower the learning rate, set "
                 "--trainer.gradient_clip_val, or look for NaN in the data."
             )
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if name == "_current_fx_name":  # Lightning sets it some forty times a step: past torch's search for parameters
-            self.__dict__[name] = value
-        else:
-            super().__setattr__(name, value)
 
     # -- checkpoints ---------------------------------------------------------------------------------------------------
 
