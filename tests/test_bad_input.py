@@ -76,10 +76,6 @@ def refused(result: Result, *words: str) -> None:
             ["BernoulliLikelihood"],
         ),
         (["--model.objective=Reconstruction"], ["expects the encoder PointMass"]),
-        (
-            ["--model.objective=Reconstruction", "--model.latent_model.encoder=PointMass"],
-            ["no ELBO to choose its checkpoint by", "--checkpoint.monitor val/distortion"],
-        ),
         (["--model.latent_model.encoder=PointMass"], ["choose the encoder GaussianPosterior"]),
         (["--data.batch_size=100000"], ["expected at most the", "got 100000"]),
         (["--model.image_shape=[1,9,9]", "--model.levels=17"], ["images of shape (1, 9, 9)", "(1, 8, 8)"]),

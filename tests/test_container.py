@@ -245,7 +245,7 @@ def original(models: tuple[TrainedModel, TrainedModel], tmp_path_factory: pytest
 
 def test_the_hash_knows_the_model_and_the_probe_its_numbers(models: tuple[TrainedModel, TrainedModel]) -> None:
     first, second = models
-    shape, cpu = first.image_shape, torch.device("cpu")
+    shape, cpu = first.spec.image_shape, torch.device("cpu")
     assert model_hash(first.latent_model, shape, 256) == model_hash(first.latent_model, shape, 256)
     assert model_hash(first.latent_model, shape, 256) != model_hash(first.latent_model, shape, 17)
     assert model_hash(first.latent_model, shape, 256) != model_hash(second.latent_model, shape, 256)

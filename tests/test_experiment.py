@@ -146,10 +146,10 @@ def test_fit_leaves_a_whole_run_and_a_checkpoint_is_enough(cli: Callable, tmp_pa
 
     trained = load_model(str(run))
     x = torch.from_numpy(pair["image"])
-    assert trained.encode(x).mean.shape == (32, 10)
-    np.testing.assert_allclose(trained.encode(x).mean, codes["mean"][pair["index"]], rtol=1e-4, atol=1e-5)
+    assert trained.encode(x)["z"].mean.shape == (32, 10)
+    np.testing.assert_allclose(trained.encode(x)["z"].mean, codes["mean"][pair["index"]], rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(trained.reconstruct(x).mean, pair["reconstruction"], rtol=1e-4, atol=1e-3)
-    assert trained.decode(trained.encode(x).mean).log_prob(x.float()).shape == (32,)
+    assert trained.decode(trained.encode(x)["z"].mean).log_prob(x.float()).shape == (32,)
     assert trained.sample(5).sample().shape == (5, 1, 8, 8)
     assert trained.log_prob(x, 100).mean() > trained.elbo(x).mean()
     assert (trained.log_prob(x, 100, refinement=20) - trained.log_prob(x, 1000)).mean() > -0.5
@@ -385,12 +385,14 @@ def test_traversals_begin_with_the_most_informative_latent() -> None:
     image = torch.bernoulli(torch.rand(16, 1, 2, 2))
     seen: list[torch.Tensor] = []
     model.likelihood.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
-    assert Traversals(rows=2, columns=5).draw(model, image)[1] == 5
+    assert Traversals(rows=2, columns=5).draw(model, {"image": image})[1] == 5
     rows = seen[-1].unflatten(0, (2, 5))
     moved = [int((row.max(0).values - row.min(0).values).ne(0).nonzero()[0]) for row in rows if row.std(0).any()]
     assert not rows[0, :, 0].std() > 0  # latent 1 or 2 comes before latent 0
     assert 0 not in moved[:1]
-    assert len(reconstruction_grid(model, image[:12])) == 32  # twelve pairs in two double rows, the last filled up
+    assert (
+        len(reconstruction_grid(model, {"image": image[:12]})) == 32
+    )  # twelve pairs in two double rows, the last filled up
 
 
 def test_a_killed_run_loses_at_most_the_epoch(tmp_path: Path) -> None:

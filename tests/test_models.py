@@ -274,15 +274,17 @@ def test_draws() -> None:
     x = torch.ones(4, 1, 2, 2)
     posterior = FromPosterior(5)
     assert model(posterior, {"image": x}).batch_shape == (5, 4)
-    assert [site.name for site in posterior.sites] == ["z"]
+    assert list(posterior.sites) == ["z"]
     mean = model(PosteriorMean(), {"image": x}).mean
     z = model.encoder(x).mean
     torch.testing.assert_close(model(Given({"z": z}), {}).mean, mean)
     assert model(FromPrior((6,)), {}).batch_shape == (6,)
     with pytest.raises(ValueError, match="no posterior"):
+        model(FromPosterior(), {})
+    with pytest.raises(ValueError, match="expected an image in the batch"):
         model.trace({})
     own = Independent(Normal(torch.full((4, 3), 9.0), torch.full((4, 3), 1e-3)), 1)
-    (site,) = model.trace({"image": x}, 5, {"z": own}).sites
+    (site,) = model.trace({"image": x}, 5, {"z": own}).sites.values()
     assert site.q is own
     assert site.z.shape == (5, 4, 3)
     assert (site.z - 9).abs().max() < 0.01
