@@ -204,7 +204,7 @@ def test_apples_gpu_is_not_chosen_and_refused_where_asked_for(cli: Callable, mon
 
 def test_a_place_that_cannot_be_written_is_told_before_the_work(cli: Callable) -> None:
     assert cli("fit", "-c", DIGITS, *SHORT, "--trainer.max_epochs=1").status == 0
-    for name, command in (("results.json", ["test"]), ("anomaly-Digits.json", ["anomaly", "--odd=Digits"])):
+    for name, command in (("results.json", ["test"]), ("anomaly-Digits.json", ["anomaly", "--ood=Digits"])):
         Path(f"runs/digits/1/{name}").mkdir()
         refused = cli(*command, "--ckpt_path=runs/digits/1")
         assert refused.status == 1
@@ -214,34 +214,34 @@ def test_a_place_that_cannot_be_written_is_told_before_the_work(cli: Callable) -
 
 def test_anomaly_tells_other_images_from_its_own(cli: Callable) -> None:
     assert cli("fit", "-c", DIGITS, *SHORT, "--trainer.max_epochs=10").status == 0
-    command = ["anomaly", "--ckpt_path=runs/digits/1", f"--odd={GENERATED}", "--num_samples=5", "--num_images=100"]
-    done = cli(*command, "--odd.shape=[1,20,14]", "--odd.levels=256", "--odd.count=90")
+    command = ["anomaly", "--ckpt_path=runs/digits/1", f"--ood={GENERATED}", "--num_samples=5", "--num_images=100"]
+    done = cli(*command, "--ood.shape=[1,20,14]", "--ood.levels=256", "--ood.count=90")
     assert done.status == 0, done.err
     found = json.loads(Path("runs/digits/1/anomaly-Generated.json").read_text())
     assert found["images"] == [100, 30]
     for name in ("elbo", "log_prob", "rate", "distortion", "complexity", "ratio"):
         assert 0 <= found[f"auroc_{name}"]["mean"] <= 100
     assert found["auroc_distortion"]["mean"] > 95  # soft blobs are no digits
-    own = cli("anomaly", "--ckpt_path=runs/digits/1", "--odd=Digits", "--num_samples=2")
+    own = cli("anomaly", "--ckpt_path=runs/digits/1", "--ood=Digits", "--num_samples=2")
     assert own.status == 0
     assert ImageFolder("photos/cats").name == "ImageFolder-cats"  # of which there may be several
     same_images = json.loads(Path("runs/digits/1/anomaly-Digits.json").read_text())
     assert same_images["auroc_complexity"]["mean"] == pytest.approx(50)
     assert same_images["auroc_elbo"]["mean"] == pytest.approx(50, abs=2)
-    itself = cli(*command, "--odd.shape=[1,20,14]", "--odd.count=90", "--background=runs/digits/1", "--num_samples=2")
+    itself = cli(*command, "--ood.shape=[1,20,14]", "--ood.count=90", "--background=runs/digits/1", "--num_samples=2")
     assert itself.status == 0, itself.err
     less_itself = json.loads(Path("runs/digits/1/anomaly-Generated.json").read_text())["auroc_background"]
     assert 20 < less_itself["mean"] < 80  # the noise of samples is left
     small = ["--model.latent_model.latent_size=1", "--trainer.max_epochs=1"]
     assert cli("fit", "-c", DIGITS, *SHORT, *small).status == 0
-    less_small = cli("anomaly", "--ckpt_path=runs/digits/1", "--odd=Digits", "--background=runs/digits/2")
+    less_small = cli("anomaly", "--ckpt_path=runs/digits/1", "--ood=Digits", "--background=runs/digits/2")
     assert less_small.status == 0
     assert "-log p(x) less the background model's" in less_small.out
     grey = cli("fit", "-c", DIGITS, *SHORT, *small, *generated_flags((1, 6, 6), 17))
     assert grey.status == 0
-    unlike = cli("anomaly", "--ckpt_path=runs/digits/1", "--odd=Digits", "--background=runs/digits/3")
+    unlike = cli("anomaly", "--ckpt_path=runs/digits/1", "--ood=Digits", "--background=runs/digits/3")
     assert "expected a model of images of shape (1, 8, 8) with 17 levels, got one of (1, 6, 6) with 17" in unlike.error
-    refused = cli(*command, "--odd.shape=[2,8,8]")
+    refused = cli(*command, "--ood.shape=[2,8,8]")
     assert refused.status == 1
     assert "expected images of 1 channels" in refused.error
 

@@ -1,4 +1,4 @@
-"""Probes of codes and scores of odd images against scikit-learn, closed forms and repeated draws."""
+"""Probes of codes and scores of out-of-distribution images against scikit-learn, closed forms and repeated draws."""
 
 from __future__ import annotations
 
@@ -149,14 +149,14 @@ def test_codes_without_sense_are_refused() -> None:
             label_efficiency(train_x, train_y, test_x, test_y, labels=(count,))
 
 
-# -- odd images -------------------------------------------------------------------------------------------------------
+# -- out-of-distribution images ----------------------------------------------------------------------------------------
 
 
 def test_auroc_is_scikit_learns() -> None:
     for scale in (0.3, 3.0, 1000.0):  # with many ties, with some, with next to none
-        normal, odd = (scale * torch.randn(300)).round(), (scale * (torch.randn(200) + 0.7)).round()
+        normal, ood = (scale * torch.randn(300)).round(), (scale * (torch.randn(200) + 0.7)).round()
         truth = np.r_[np.zeros(300), np.ones(200)]
-        assert auroc(normal, odd).value == pytest.approx(roc_auc_score(truth, torch.cat([normal, odd])), abs=1e-12)
+        assert auroc(normal, ood).value == pytest.approx(roc_auc_score(truth, torch.cat([normal, ood])), abs=1e-12)
     assert auroc(torch.tensor([0.0, 1.0]), torch.tensor([2.0, torch.inf])) == (1, 0)
     assert auroc(torch.zeros(5), torch.zeros(3)) == (0.5, 0)
     assert math.isnan(auroc(torch.randn(5), torch.zeros(1)).standard_error)
@@ -172,7 +172,7 @@ def test_auroc_knows_its_error() -> None:
 
 @pytest.mark.parametrize("scores", [torch.zeros(0), torch.tensor([1.0, torch.nan]), torch.zeros(2, 1)])
 def test_scores_that_are_none_are_refused(scores: Tensor) -> None:
-    with pytest.raises(ValueError, match="odd_scores: expected one number an image"):
+    with pytest.raises(ValueError, match="ood_scores: expected one number an image"):
         auroc(torch.zeros(3), scores)
 
 
@@ -217,7 +217,7 @@ def test_likelihood_ratio_undoes_what_simple_images_gain() -> None:
     assert score[0] > score[1]
 
 
-def test_odd_images_come_as_a_models_own() -> None:
+def test_ood_images_come_as_a_models_own() -> None:
     """As Pillow converts: colours by their luma, grey as equal channels; sizes and levels are the model's."""
     colours = torch.randint(0, 256, (5, 3, 8, 8), dtype=torch.uint8)
     pictures = [Image.fromarray(image.permute(1, 2, 0).numpy()) for image in colours]

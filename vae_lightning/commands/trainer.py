@@ -147,17 +147,17 @@ class CommandTrainer(Trainer):
         model: Experiment,
         datamodule: ImageData,
         ckpt_path: str,
-        odd: ImageSource,
+        ood: ImageSource,
         num_samples: int = 100,
         num_images: int = 2000,
         background: str | None = None,
     ) -> None:
         """Tells how well the model's scores tell another data set's test images from its own: areas under the ROC
-        curve, also written to anomaly-<odd>.json in the run's folder.
+        curve, also written to anomaly-<ood>.json in the run's folder.
 
         Args:
             ckpt_path: checkpoint file or run folder.
-            odd: the other data set; brought to the model's size, channels, levels and binarisation.
+            ood: the other data set; brought to the model's size, channels, levels and binarisation.
             num_samples: importance samples an image of -log p(x).
             num_images: of each kind at most, evenly over each test split.
             background: checkpoint file or run folder of a model of images of the same kind, whose -log p(x) is
@@ -167,21 +167,21 @@ class CommandTrainer(Trainer):
 
         require_some("num_samples", num_samples)
         require_some("num_images", num_images)
-        require_writable(file := folder_of(Path(ckpt_path)) / f"anomaly-{odd.name}.json")
+        require_writable(file := folder_of(Path(ckpt_path)) / f"anomaly-{ood.name}.json")
         trained = self._trained(model)
         common = None if background is None else load_background(background, trained)
         self._read(model, datamodule)
-        odd.find(datamodule.root)
-        own, theirs = datamodule.splits["test"], odd.load(datamodule.root, datamodule.download).test
-        normal, other = own.some(num_images).image.float(), fit_in(theirs.some(num_images), odd.levels, datamodule)
+        ood.find(datamodule.root)
+        own, theirs = datamodule.splits["test"], ood.load(datamodule.root, datamodule.download).test
+        normal, other = own.some(num_images).image.float(), fit_in(theirs.some(num_images), ood.levels, datamodule)
         with seeded(1):
             section = tell_apart(
                 trained.latent_model, normal, other, model.spec.levels, num_samples, trained.device, common
             )
-        results = Results(str(file.parent), len(normal), {"odd": odd.name}, [section])
+        results = Results(str(file.parent), len(normal), {"ood": ood.name}, [section])
         rows = {row.name: {"mean": row.mean, "error": row.error} for row in section.rows}
         print(results.table())
-        write_atomically(file, json.dumps({"odd": odd.name, "images": [len(normal), len(other)], **rows}))
+        write_atomically(file, json.dumps({"ood": ood.name, "images": [len(normal), len(other)], **rows}))
         print(f"kept: {file}")
 
     def _trained(self, model: Experiment) -> TrainedModel:

@@ -43,7 +43,7 @@ def fit_in(images: Images, levels: int, data: ImageData) -> Tensor:
         unit = rgb_to_grayscale(unit)
     elif unit.shape[1] != channels:
         raise ValueError(
-            f"--odd: expected images of {channels} channels, as the model's own, got {unit.shape[1]}: choose others."
+            f"--ood: expected images of {channels} channels, as the model's own, got {unit.shape[1]}: choose others."
         )
     if unit.shape[-2:] != (height, width):
         unit = F.interpolate(unit, (height, width), mode="bilinear", antialias=True).clamp(0, 1)
@@ -74,7 +74,7 @@ def scores(
     device: torch.device,
     background: LatentModel | None = None,
 ) -> dict[str, Tensor]:
-    """Name -> (N,), the higher the odder the image."""
+    """Name -> (N,), the higher the less likely the image."""
     found: dict[str, list[Tensor]] = {}
     discrete = True
     for part in images.split(500):
@@ -102,26 +102,26 @@ def scores(
 def tell_apart(
     model: LatentModel,
     normal: Tensor,
-    odd: Tensor,
+    ood: Tensor,
     levels: int,
     num_samples: int,
     device: torch.device,
     background: LatentModel | None = None,
 ) -> Section:
-    """The area under the ROC curve of each score: 50 % is a coin, 100 % tells all, and below 50 % the odd images look
+    """The area under the ROC curve of each score: 50 % is a coin, 100 % tells all, and below 50 % the other images look
     more normal than the model's own, as simple images do to a likelihood (Nalisnick et al. 2019).
 
     Args:
         model: in evaluation mode.
         normal: the model's own test images, (N, C, H, W), integers 0..levels-1.
-        odd: other images of the same shape and levels.
+        ood: other images of the same shape and levels.
         levels: how many.
         num_samples: importance samples of -log p(x).
         device: where the model is.
         background: a model of what both kinds of images share, whose -log p(x) is taken off (Ren et al. 2019).
     """
-    section = Section("Area under the ROC curve: odd images against the model's own")
-    ours, theirs = (scores(model, images, levels, num_samples, device, background) for images in (normal, odd))
+    section = Section("Area under the ROC curve: out-of-distribution images against the model's own")
+    ours, theirs = (scores(model, images, levels, num_samples, device, background) for images in (normal, ood))
     for name, label in LABELS.items():
         if name in ours:
             value, error = auroc(ours[name], theirs[name])
@@ -129,7 +129,7 @@ def tell_apart(
     for name in ("elbo", "log_prob", "distortion"):
         if name in ours and (value := auroc(ours[name], theirs[name]).value) < 0.5 and math.isfinite(value):
             section.notes.append(
-                f"{LABELS[name]} calls the odd images more normal than the model's own: simple images are cheap, "
+                f"{LABELS[name]} calls the other images more normal than the model's own: simple images are cheap, "
                 "whatever they show; take the score less a generic coder's bits."
             )
             break

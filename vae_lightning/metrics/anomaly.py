@@ -1,4 +1,5 @@
-"""Telling odd images from normal ones by what a model makes of them. A higher score is an odder image.
+"""Telling out-of-distribution images from normal ones by what a model makes of them; a higher score is a less likely
+image.
 
 Serrà et al. (2020) is "Input complexity and out-of-distribution detection with likelihood-based generative models" by
 J. Serrà, D. Álvarez, V. Gómez, O. Slizovskaia, J. F. Núñez and J. Luque, ICLR 2020, arXiv:1909.11480.
@@ -19,27 +20,27 @@ class AUROC(NamedTuple):
     standard_error: float
 
 
-def auroc(normal_scores: Tensor, odd_scores: Tensor) -> AUROC:
-    """Probability that an odd image scores higher than a normal one, ties counting half: the area under the ROC curve.
-    Its standard error is that of DeLong et al. (1988), over images of both kinds; nan for a single image of a kind.
+def auroc(normal_scores: Tensor, ood_scores: Tensor) -> AUROC:
+    """Probability that an out-of-distribution image scores higher than a normal one, ties counting half: the area under the
+    ROC curve. Its standard error is that of DeLong et al. (1988), over images of both kinds; nan for a single image of a kind.
 
     Args:
         normal_scores: (N,).
-        odd_scores: (M,).
+        ood_scores: (M,).
 
     Raises:
         ValueError: no score, or one that is not a number.
     """
-    for name, scores in (("normal_scores", normal_scores), ("odd_scores", odd_scores)):
+    for name, scores in (("normal_scores", normal_scores), ("ood_scores", ood_scores)):
         if scores.dim() != 1 or len(scores) == 0 or scores.isnan().any():
             raise ValueError(
                 f"auroc.{name}: expected one number an image, shape (N,), got shape {tuple(scores.shape)} with "
                 f"{int(scores.isnan().sum())} nan: give the scores of one image or more."
             )
-    normal, odd = normal_scores.double(), odd_scores.double()
-    above = _share_below(normal, odd)  # of normal scores, for each odd one
-    below = 1 - _share_below(odd, normal)  # share of odd scores above, for each normal one
-    variance = (above.var() if len(odd) > 1 else math.nan) / len(odd) + (
+    normal, ood = normal_scores.double(), ood_scores.double()
+    above = _share_below(normal, ood)  # of normal scores, for each other one
+    below = 1 - _share_below(ood, normal)  # share of ood scores above, for each normal one
+    variance = (above.var() if len(ood) > 1 else math.nan) / len(ood) + (
         below.var() if len(normal) > 1 else math.nan
     ) / len(normal)
     return AUROC(above.mean().item(), math.sqrt(variance))

@@ -1,4 +1,4 @@
-"""The passes over validation, test and predicted images."""
+"""The steps over validation, test and predicted images."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ EVALUATION_SEED = 1
 """Of the noise of every pass over validation or test images."""
 
 
-class EvaluationPasses(LightningModule):
+class EvaluationSteps(LightningModule):
     """What a LightningModule measures of its model by its `evaluation`; how it trains, a subclass says."""
 
     latent_model: Model

@@ -17,7 +17,7 @@ from vae_lightning.core import Batch, Loss, Model, Objective, Spec, rows, seeded
 from vae_lightning.data import ImageData
 from vae_lightning.metrics import Evaluation, ImageEvaluation
 from vae_lightning.train.best import BestCheckpoint
-from vae_lightning.train.evaluation import EvaluationPasses
+from vae_lightning.train.evaluation import EvaluationSteps
 from vae_lightning.train.loop import ClipsFused
 from vae_lightning.train.process import require_compiler
 from vae_lightning.train.resume import follow_moved_run, resettle, restore_noise, state_of_noise
@@ -25,7 +25,7 @@ from vae_lightning.train.resume import follow_moved_run, resettle, restore_noise
 INIT_IMAGES = 10_000
 
 
-class Experiment(ClipsFused, EvaluationPasses):
+class Experiment(ClipsFused, EvaluationSteps):
     """Trains `latent_model` on `objective`; validates and tests on the plain bound, whatever training weighs.
 
     Args:
