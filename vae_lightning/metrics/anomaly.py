@@ -21,8 +21,9 @@ class AUROC(NamedTuple):
 
 
 def auroc(normal_scores: Tensor, ood_scores: Tensor) -> AUROC:
-    """Probability that an out-of-distribution image scores higher than a normal one, ties counting half: the area under the
-    ROC curve. Its standard error is that of DeLong et al. (1988), over images of both kinds; nan for a single image of a kind.
+    """Probability that an out-of-distribution image scores higher than a normal one, ties counting half: the area under
+    the ROC curve. Its standard error is that of DeLong et al. (1988), over images of both kinds; nan for a single image
+    of a kind.
 
     Args:
         normal_scores: (N,).
