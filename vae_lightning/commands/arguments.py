@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import yaml
 
@@ -15,18 +16,27 @@ from vae_lightning.checkpoint import RECORD, find_checkpoint, read_checkpoint
 from vae_lightning.run.folder import Run, newest_run
 
 
+class Opened(NamedTuple):
+    """A checkpoint that has been read."""
+
+    path: Path
+    content: dict[str, Any]
+
+
 @contextmanager
-def checkpoint_config(args: list[str]) -> Iterator[list[str]]:
-    """The arguments with the checkpoint's own configuration in front of them, so that whatever the user says wins."""
+def checkpoint_config(args: list[str]) -> Iterator[tuple[list[str], Opened | None]]:
+    """The arguments with the checkpoint's own configuration in front of them, so that whatever the user says wins; and
+    that checkpoint."""
     index, value = _find_option(args, "--ckpt_path")
     with_config = any(arg in ("-c", "--config") or arg.startswith("--config=") for arg in args)
     if value is None or (value == "last" and with_config):
-        yield args
+        yield args, None
         return
     fitting = args[0] == "fit"
     run = _newest(args) if value == "last" else Path(value)
     path = find_checkpoint(run, prefer="last" if fitting else "best")
-    config = read_checkpoint(path)[RECORD]["config"]
+    opened = Opened(path, read_checkpoint(path))
+    config = opened.content[RECORD]["config"]
     keys = ("seed_everything", "model", "data", *(("trainer", "checkpoint", "run") if fitting else ()))
     kept = {key: config[key] for key in keys}
     if fitting:
@@ -35,7 +45,7 @@ def checkpoint_config(args: list[str]) -> Iterator[list[str]]:
         file = Path(folder) / "checkpoint.yaml"
         file.write_text(yaml.safe_dump(kept))
         rest = [*args[1:index], f"--ckpt_path={path}", *args[index + (1 if "=" in args[index] else 2) :]]
-        yield [args[0], "--config", str(file), *rest]
+        yield [args[0], "--config", str(file), *rest], opened
 
 
 def _newest(args: list[str]) -> Path:

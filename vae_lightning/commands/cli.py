@@ -17,7 +17,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from vae_lightning import conditionals, data, metrics, models, nets, objectives
 from vae_lightning.checkpoint import find_checkpoint, folder_of, load_weights, read_checkpoint
-from vae_lightning.commands.arguments import checkpoint_config, quieten
+from vae_lightning.commands.arguments import Opened, checkpoint_config, quieten
 from vae_lightning.commands.explain import explain
 from vae_lightning.commands.trainer import CommandTrainer
 from vae_lightning.data import ImageData
@@ -46,8 +46,8 @@ class CLI(LightningCLI):
     run_folder: Path | None = None
     until: int | None = None  # the step up to which a resumed run's metrics are kept
 
-    def __init__(self, given: list[str], *args: Any, **kwargs: Any) -> None:
-        self.given, self.command = given, given[0]
+    def __init__(self, given: list[str], opened: Opened | None, *args: Any, **kwargs: Any) -> None:
+        self.given, self.command, self.opened = given, given[0], opened
         super().__init__(*args, **kwargs)
 
     def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
@@ -73,6 +73,12 @@ class CLI(LightningCLI):
         """The configuration of the command that runs."""
         section: Namespace = self.config[self.subcommand]
         return section
+
+    def _read(self, path: Path) -> dict[str, Any]:
+        """A checkpoint's content, of which the last one read is at hand."""
+        if self.opened is None or self.opened.path != path:
+            self.opened = Opened(path, read_checkpoint(path))
+        return self.opened.content
 
     def before_instantiate_classes(self) -> None:
         section, fitting = self.section, self.subcommand == "fit"
@@ -107,16 +113,16 @@ class CLI(LightningCLI):
 
     def _open_run(self, section: Namespace) -> None:
         """Finds or makes the run's folder, and gives the loggers their place in it."""
-        check_training(section, None if section.ckpt_path is None else read_checkpoint(Path(section.ckpt_path)))
+        check_training(section, None if section.ckpt_path is None else self._read(Path(section.ckpt_path)))
         recorded = section.clone()
         recorded.ckpt_path = None
         text = self._parser(self.subcommand).dump(recorded, skip_none=False)
         if section.ckpt_path is not None and section.run.name is None:
             checkpoint = Path(section.ckpt_path)
-            self.run_folder, self.until = folder_of(checkpoint), read_checkpoint(checkpoint)["global_step"]
+            self.run_folder, self.until = folder_of(checkpoint), self._read(checkpoint)["global_step"]
             moved_out = not (self.run_folder / "checkpoints").is_dir()
             last = checkpoint if moved_out else find_checkpoint(self.run_folder, prefer="last")
-            if read_checkpoint(last)["global_step"] > self.until:
+            if self._read(last)["global_step"] > self.until:
                 raise ValueError(
                     f"{checkpoint}: expected the run's last checkpoint, got one of step {self.until}, from which the "
                     f"run has gone on: give {last} to go on with it, or --run.name to begin another run from here."
@@ -151,7 +157,8 @@ class CLI(LightningCLI):
         if self.section.get("ckpt_path") is None:
             return
         path = Path(self.section.ckpt_path)
-        load_weights(self.model, read_checkpoint(path)["state_dict"], path)
+        load_weights(self.model, self._read(path)["state_dict"], path)
+        self.opened = None
         if self.subcommand in ("validate", "test", "predict"):
             self.config_init[self.subcommand].ckpt_path = None  # the Trainer need not load them again
 
@@ -203,10 +210,11 @@ def run(command: str, options: list[str]) -> None:
     strict = {"exit_on_error": False, "allow_abbrev": False}  # errors come here; a misspelt flag is no abbreviation
     given, before = [command, *options], sys.argv
     try:
-        with checkpoint_config(given) as full:
+        with checkpoint_config(given) as (full, opened):
             sys.argv = [sys.argv[0], *full]
             CLI(
                 given,
+                opened,
                 Experiment,
                 ImageData,
                 trainer_class=CommandTrainer,

@@ -15,10 +15,11 @@ from typing import Any
 
 import torch
 
-from vae_lightning.checkpoint import RECORD, find_checkpoint, read_checkpoint
+from vae_lightning.checkpoint import RECORD, read_checkpoint
 from vae_lightning.commands.main import main
 from vae_lightning.data import ImageData
 from vae_lightning.files import write_atomically
+from vae_lightning.images.input import read_data
 from vae_lightning.measure.measure import PCA_LIMIT
 from vae_lightning.metrics import gaussian_rate_distortion
 from vae_lightning.report.results import FILE, Results
@@ -73,7 +74,7 @@ def sweep(betas: Sequence[float], folder: Path, flags: list[str]) -> str:
     runs = [(beta, Results.read(folder / f"beta_{beta:g}")) for beta in sorted(set(betas))]
     points = [{"beta": beta, **{name: r.rows[name].mean for name in NAMES}} for beta, r in runs]
     grid = torch.linspace(0, SPAN * max(point["rate"] for point in points), 60).tolist()
-    limit = _limit(_data(folder / f"beta_{runs[0][0]:g}"), [*(point["rate"] for point in points), *grid])
+    limit = _limit(read_data(folder / f"beta_{runs[0][0]:g}"), [*(point["rate"] for point in points), *grid])
     if limit:
         points = [{**point, "pca_squared_error": error} for point, error in zip(points, limit, strict=False)]
     text = io.StringIO()
@@ -130,18 +131,6 @@ def _train(run: Path, beta: float, before: Path | None, flags: list[str]) -> Non
     objective = ["--model.objective=ELBO", f"--model.objective.beta={beta}", "--checkpoint.monitor=null"]
     place = [f"--run.root={run.parent.parent}", f"--run.experiment={run.parent.name}", f"--run.name={run.name}"]
     _call("fit", *flags, *objective, *place, *warm)
-
-
-def _data(run: Path) -> ImageData:
-    """The images that a run saw."""
-    from jsonargparse import ArgumentParser
-
-    config = read_checkpoint(find_checkpoint(run))[RECORD]["config"]["data"]
-    parser = ArgumentParser()
-    parser.add_class_arguments(ImageData, "data")
-    data: ImageData = parser.instantiate(parser.parse_object({"data": config})).data
-    data.setup()
-    return data
 
 
 def _limit(data: ImageData, rates: list[float]) -> list[float]:
