@@ -54,7 +54,7 @@ def by_hand(name: str, data: ImageData, epochs: int, every: int = 50, compile: b
     latent_model = build(_record(name))
     model = MLPVAE() if name == "mlp" else ConvVAE((32, 64, 128), 192, 32, 32)
     train_image, held_out = data.splits["train"].image, data.splits["val"].image
-    latent_model.init_from_data(train_image[:: max(1, len(train_image) // 10_000)].float())
+    latent_model.init_from_data({"image": train_image[:: max(1, len(train_image) // 10_000)].float()})
     state = list(latent_model.state_dict().values())
     model.load_state_dict(dict(zip(model.state_dict(), state, strict=True)))
     if name == "conv":
@@ -88,7 +88,7 @@ def _record(name: str) -> dict[str, Any]:
     """What a checkpoint of the configuration would say of its model."""
     side = 28 if name == "mlp" else 32
     config = yaml.safe_load((HERE / f"{name}.yaml").read_text())
-    return {"config": config, "image_shape": [1, side, side], "levels": 2}
+    return {"config": config, "image_shape": [1, side, side], "levels": 2, "classes": None}
 
 
 def run(name: str, rounds: int, epochs: int, *variants: tuple[str, tuple[str, ...]]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from types import SimpleNamespace
 
 import numpy as np
@@ -13,7 +14,7 @@ from torch import Tensor
 from torch.distributions import Normal
 
 from tests.test_estimators import correlated, exact, linear_gaussian, orthogonal, precision
-from vae_lightning.core import Batch
+from vae_lightning.core import Batch, FromPosterior
 from vae_lightning.measure import measure
 from vae_lightning.metrics import Evaluation, importance
 from vae_lightning.metrics.estimators.importance import Importance
@@ -62,15 +63,16 @@ class Drawn:
     def __init__(self, log_weight: Tensor) -> None:
         self.log_weight, self.place = log_weight, [0] * log_weight.shape[1]
 
-    def encoded(self, given: Batch) -> Batch:
-        return given
-
-    def trace(self, given: Batch, count: int, instead: None) -> SimpleNamespace:
+    def about(self, given: Batch) -> Callable[[FromPosterior], SimpleNamespace]:
         images = given["image"].flatten().long()  # an image is its number
-        rows = self.log_weight[self.place[images[0]] :][:count, images]
-        for i in images:
-            self.place[i] += count
-        return SimpleNamespace(log_weight=lambda x: rows)
+
+        def story(draw: FromPosterior) -> SimpleNamespace:
+            rows = self.log_weight[self.place[images[0]] :][: draw.num_samples, images]
+            for i in images:
+                self.place[i] += draw.num_samples
+            return SimpleNamespace(log_prob=lambda x: rows)
+
+        return story
 
 
 @pytest.mark.parametrize("tile", [1, 7, 100, 999, 1000, 3500, 10_000])

@@ -69,7 +69,7 @@ def sweep(betas: Sequence[float], folder: Path, flags: list[str]) -> str:
         run = folder / f"beta_{beta:g}"
         if not (run / FILE).is_file():
             _train(run, beta, before, flags)
-            _call("test", f"--ckpt_path={run}", "--model.test_samples=0", "--model.test_studies=false")
+            _call("test", f"--ckpt_path={run}", "--model.evaluation.samples=0", "--model.evaluation.studies=false")
         before = run
     runs = [(beta, Results.read(folder / f"beta_{beta:g}")) for beta in sorted(set(betas))]
     points = [{"beta": beta, **{name: r.rows[name].mean for name in NAMES}} for beta, r in runs]
