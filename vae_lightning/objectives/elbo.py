@@ -34,7 +34,7 @@ class ELBO(Objective):
     """-(E_q log p(x|z) - beta KL(q || p)), averaged over the batch, in nats per image; beta = 1 is the bound itself.
 
     Args:
-        beta: weight of the KL term, a schedule over steps (Higgins et al. 2017 for beta > 1).
+        beta: weight of the KL term, a number or a schedule over the training (Higgins et al. 2017 for beta > 1).
         free_bits: nats of each latent whose batch-mean KL goes unpunished (Kingma et al. 2016, appendix C.8).
         num_samples: posterior samples per image in the expectation.
     """
@@ -52,21 +52,17 @@ class ELBO(Objective):
     def check(self, trace: Trace) -> None:
         require_density(trace, "ELBO")
 
-    @property
-    def last_scheduled_step(self) -> int:
-        return self.beta.last_step
-
     def _punished(self, trace: Trace, rate: Tensor) -> Tensor:
         if not self.free_bits:
             return rate
         kl = [kl_per_latent(site).mean(0).clamp_min(self.free_bits).sum() for site in trace.sites]
         return torch.stack(kl).sum()
 
-    def forward(self, model: LatentModel, batch: Batch, step: int) -> Loss:
+    def forward(self, model: LatentModel, batch: Batch, share: float) -> Loss:
         trace = model.trace(batch, self.num_samples if self.num_samples > 1 else None)
         distortion = -trace.log_likelihood(batch["image"]).mean()
         rate = trace.kl().mean()
-        beta = self.beta(step)
+        beta = self.beta(share)
         punished = self._punished(trace, rate)
         value = distortion + (punished if beta == 1 else beta * punished)
         distortion, rate = distortion.detach(), rate.detach()

@@ -26,7 +26,7 @@ class IWAE(Objective):
     def check(self, trace: Trace) -> None:
         require_density(trace, "IWAE")
 
-    def forward(self, model: LatentModel, batch: Batch, step: int) -> Loss:
+    def forward(self, model: LatentModel, batch: Batch, share: float) -> Loss:
         log_weight = model.trace(batch, self.num_samples).log_weight(batch["image"])  # (K, B)
         bound = (log_weight.logsumexp(0) - math.log(self.num_samples)).mean()
         return Loss(-bound, {"iwae": bound.detach(), "elbo": log_weight.detach().mean()})

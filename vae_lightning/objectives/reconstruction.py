@@ -17,6 +17,6 @@ class Reconstruction(Objective):
                 "PointMass."
             )
 
-    def forward(self, model: LatentModel, batch: Batch, step: int) -> Loss:
+    def forward(self, model: LatentModel, batch: Batch, share: float) -> Loss:
         distortion = -model.trace(batch).log_likelihood(batch["image"]).mean()
         return Loss(distortion, {"distortion": distortion.detach()})
