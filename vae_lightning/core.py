@@ -195,7 +195,8 @@ class Objective(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, model: LatentModel, batch: Batch, share: float) -> Loss:
-        """The loss at a share of 0.0 .. 1.0, be the training's length given in epochs, steps or time."""
+        """The loss at a share of 0.0 .. 1.0, be the training's length given in epochs, steps or time. In a compiled
+        training the share comes as a tensor (), which can change without being compiled anew."""
 
     def check(self, trace: Trace) -> None:
         """Called once before training with the story of a few images; raises ValueError for a pair without sense."""

@@ -59,17 +59,17 @@ class ELBO(Objective):
         return torch.stack(kl).sum()
 
     def forward(self, model: LatentModel, batch: Batch, share: float) -> Loss:
+        beta = self.beta.at(share)  # first, so that all that follows can be compiled as one
         trace = model.trace(batch, self.num_samples if self.num_samples > 1 else None)
         distortion = -trace.log_likelihood(batch["image"]).mean()
         rate = trace.kl().mean()
-        beta = self.beta(share)
         punished = self._punished(trace, rate)
-        value = distortion + (punished if beta == 1 else beta * punished)
+        value = distortion + beta * punished
         distortion, rate = distortion.detach(), rate.detach()
         logs = {
             "elbo": -(distortion + rate),
             "distortion": distortion,
             "rate": rate,
-            "beta": torch.tensor(beta),
+            "beta": beta,
         }
         return Loss(value, logs)

@@ -7,12 +7,20 @@ import math
 from abc import ABC, abstractmethod
 from bisect import bisect_right
 
+import torch
+from torch import Tensor
+
 
 class Schedule(ABC):
     """Share of the training that is done, 0.0 .. 1.0 -> weight or factor."""
 
     @abstractmethod
     def __call__(self, share: float) -> float: ...
+
+    @torch._disable_dynamo
+    def at(self, share: float) -> Tensor:
+        """The number as a tensor (), for use in compiled code, which is not compiled anew when it changes."""
+        return torch.tensor(float(self(float(share))))
 
 
 def _require_weights(name: str, *weights: float) -> None:

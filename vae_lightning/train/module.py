@@ -160,7 +160,8 @@ class Experiment(AveragedPasses):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         step, every = self.global_step, self.trainer.log_every_n_steps  # type: ignore[attr-defined]
-        loss = self.loss(self.latent_model, batch, self._share)
+        share: Any = torch.tensor(self._share) if self.compile_steps else self._share
+        loss = self.loss(self.latent_model, batch, share)
         self._loss_sum += loss.value.detach()
         logging = every > 0 and step % every == 0
         if logging or loss.value.device.type == "cpu":  # a GPU is not waited for at every step
