@@ -20,7 +20,6 @@ DIGITS = REPOSITORY / "configs" / "experiment" / "digits.yaml"
 TAKEN_OVER = (
     "backward",
     "on_before_batch_transfer",
-    "on_train_batch_start",
     "optimizer_step",
     "optimizer_zero_grad",
 )
@@ -80,6 +79,7 @@ CASES = {
     "limit": ["--trainer.limit_train_batches=7"],
     "validated within": ["--trainer.val_check_interval=6"],
     "plateau": [
+        "--model.lr_schedule=null",
         "--model.lr_scheduler=lightning.pytorch.cli.ReduceLROnPlateau",
         "--model.lr_scheduler.monitor=val/elbo",
         "--model.lr_scheduler.patience=0",

@@ -20,7 +20,7 @@ from vae_lightning.objectives.schedules import Schedule
 from vae_lightning.train.averaging import AveragedPasses
 from vae_lightning.train.groups import parameter_groups, scale_rates
 from vae_lightning.train.process import require_compiler
-from vae_lightning.train.resume import follow_moved_run, resettle, restore_noise, state_of_noise
+from vae_lightning.train.resume import end_epochs, follow_moved_run, resettle, restore_noise, state_of_noise
 from vae_lightning.train.share import Share
 
 INIT_IMAGES = 10_000
@@ -135,6 +135,10 @@ class Experiment(AveragedPasses):
                 "--checkpoint.monitor val/distortion --checkpoint.mode min (configs/objective/reconstruction.yaml)."
             )
         self.latent_model.train()
+
+    def on_fit_start(self) -> None:
+        super().on_fit_start()
+        end_epochs(self.trainer)
 
     def on_train_start(self) -> None:
         self._loss_sum = torch.zeros((), device=self.device)  # finite as long as every loss was
