@@ -71,7 +71,7 @@ def found(findings: list[Finding], said: str, flag: str) -> None:
 
 def test_a_healthy_configuration_passes_and_nothing_of_it_changes() -> None:
     data = ImageData(Digits(), batch_size=64, val_size=200)
-    looked = experiment(data, objective=ELBO(Linear(steps=60)))
+    looked = experiment(data, objective=ELBO(Linear()))
     weights, state = copy.deepcopy(looked.state_dict()), torch.get_rng_state()
     findings = examine(looked, data, 5, gradient_clip_val=100.0)
     assert not troubles(findings), table(findings)
@@ -82,7 +82,6 @@ def test_a_healthy_configuration_passes_and_nothing_of_it_changes() -> None:
     text = table(findings)
     assert "1237 train, 200 val, 360 test images of shape (1, 8, 8)" in text
     assert "17 of the 17 declared levels" in text
-    assert "scheduled up to step 60, in 5 epochs of 20 steps" in text
     lines = text.splitlines()
     assert all(line.startswith("ok   ") for line in lines[:-1])
     assert lines[-1] == f"{len(findings)} findings, none to look at."
@@ -190,17 +189,6 @@ def test_a_learning_rate_that_does_not_learn_and_one_that_does(lr: float) -> Non
     assert len(troubles(findings)) == 1
 
 
-def test_a_warm_up_longer_than_the_training(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor, "CHECKS", {"the schedule": checkup_model.schedule})
-    data = generated()  # 80 images, 5 steps
-    looked = experiment(data, objective=ELBO(Linear(steps=100)))
-    findings = examine(looked, data, 10)
-    found(findings, "scheduled up to step 100, in 10 epochs of 5 steps", "--model.objective.beta.steps by 0.25")
-    found(findings, "scheduled up to step 100, in 10 epochs of 5 steps", "--trainer.max_epochs 21")
-    for epochs in (21, -1, None):
-        assert not troubles(examine(looked, data, epochs))
-
-
 def test_parameters_without_a_gradient() -> None:
     data = generated()
     looked = experiment(data)
@@ -217,8 +205,8 @@ def test_parameters_without_a_gradient() -> None:
 class Cusp(ELBO):
     """Finite, with an infinite gradient: the root of a distance that is zero."""
 
-    def forward(self, model: LatentModel, batch: Batch, step: int) -> Loss:
-        loss = super().forward(model, batch, step)
+    def forward(self, model: LatentModel, batch: Batch, share: float) -> Loss:
+        loss = super().forward(model, batch, share)
         weight = next(model.parameters())
         return Loss(loss.value + (weight - weight.detach()).abs().sum().sqrt(), loss.logs)
 
@@ -300,7 +288,7 @@ def test_a_model_and_an_objective_that_do_not_go_together() -> None:
 
 
 class Broken(ELBO):
-    def forward(self, model: LatentModel, batch: Batch, step: int) -> Loss:
+    def forward(self, model: LatentModel, batch: Batch, share: float) -> Loss:
         raise RuntimeError("mat1 and mat2\nshapes cannot be multiplied")
 
 
@@ -354,7 +342,7 @@ def test_a_start_far_from_the_prior_and_from_the_data() -> None:
     looked = experiment(data)
     with torch.no_grad():
         looked.latent_model.encoder.mu.bias.fill_(50.0)
-    found(examine(looked, data, 1), "the rate begins at", "--model.objective.beta.steps")
+    found(examine(looked, data, 1), "the rate begins at", "--model.objective.beta Linear")
     narrow = experiment(data, partial(GaussianLikelihood, scale=0.001))
     found(examine(narrow, data, 1), "the distortion begins at", "--model.latent_model.likelihood")
 

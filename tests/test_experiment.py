@@ -45,7 +45,7 @@ def history(run: str) -> list[dict[str, str]]:
 
 
 def test_fit_leaves_a_whole_run_and_a_checkpoint_is_enough(cli: Callable, tmp_path: Path) -> None:
-    done = cli("fit", "-c", DIGITS, "--trainer.max_epochs=10")
+    done = cli("fit", "-c", DIGITS, "--trainer.max_epochs=10", "--model.lr_schedule=WarmupConstant")
     assert done.status == 0
     assert "val/elbo" in done.out
     run = tmp_path / "runs" / "digits" / "1"
@@ -181,10 +181,10 @@ def test_resume_equals_no_stop(cli: Callable, binarise: bool) -> None:
         "-c",
         DIGITS,
         *SHORT,
+        "--model.lr_schedule=null",
         "--model.lr_scheduler=torch.optim.lr_scheduler.ExponentialLR",
         "--model.lr_scheduler.gamma=0.7",
     ]
-    flags += ["--model.objective.beta=Linear", "--model.objective.beta.steps=70"]
     if binarise:
         flags += ["--data.dynamic_binarization=true", "--model.latent_model.likelihood=BernoulliLikelihood"]
     assert cli(*flags, "--trainer.max_epochs=4", "--run.name=whole").status == 0
@@ -199,7 +199,8 @@ def test_resume_equals_no_stop(cli: Callable, binarise: bool) -> None:
 
 def test_a_resumed_run_takes_another_learning_rate_and_its_schedule(cli: Callable) -> None:
     """What the command line says of optimiser and schedule holds, as if it had been said from the start."""
-    schedule = ["--model.lr_scheduler.T_max=4", "--model.lr_scheduler.eta_min=0"]
+    schedule = ["--model.lr_schedule=null", "--model.lr_scheduler=torch.optim.lr_scheduler.CosineAnnealingLR"]
+    schedule += ["--model.lr_scheduler.T_max=4"]
     assert cli("fit", "-c", DIGITS, *SHORT, *schedule, "--trainer.max_epochs=2", "--run.name=a").status == 0
     said = ["--model.optimizer.lr=0.01", "--model.lr_scheduler.T_max=8", "--trainer.log_every_n_steps=1"]
     assert cli("fit", "--ckpt_path=runs/digits/a", "--trainer.max_epochs=4", *said).status == 0
@@ -258,7 +259,6 @@ def test_a_run_goes_on_within_an_epoch(cli: Callable) -> None:
     binarise = ["--data.dynamic_binarization=true", "--model.latent_model.likelihood=BernoulliLikelihood"]
     within = ["--checkpoint.every_n_train_steps=28", "--checkpoint.monitor=null", "--checkpoint.filename={step}"]
     flags = ["fit", "-c", DIGITS, *SHORT, *binarise, *within, "--trainer.log_every_n_steps=1"]
-    flags += ["--model.lr_scheduler.T_max=4"]
     assert cli(*flags, "--checkpoint.save_top_k=-1", "--trainer.max_epochs=4", "--run.name=whole").status == 0
     middle = Path("runs/digits/whole/checkpoints/step=28.ckpt")
     saved = torch.load(middle, weights_only=True)
@@ -324,7 +324,11 @@ def test_a_moved_run_keeps_its_best_checkpoint(cli: Callable, tmp_path: Path) ->
 
 def test_best_and_newest_are_what_they_say(cli: Callable) -> None:
     names = ["--checkpoint.save_top_k=-1", "--checkpoint.filename={epoch}"]
-    climb = ["--model.lr_scheduler=torch.optim.lr_scheduler.StepLR", "--model.lr_scheduler.step_size=2"]
+    climb = [
+        "--model.lr_schedule=null",
+        "--model.lr_scheduler=torch.optim.lr_scheduler.StepLR",
+        "--model.lr_scheduler.step_size=2",
+    ]
     worse = [*climb, "--model.lr_scheduler.gamma=3000", "--trainer.max_epochs=3", "--model.optimizer.lr=0.003"]
     assert cli("fit", "-c", DIGITS, *SHORT, *names, *worse).status == 0
     bounds = [float(row["val/elbo"]) for row in history("runs/digits/1") if row["val/elbo"]]
@@ -468,12 +472,6 @@ def test_validation_is_the_plain_bound_whatever_training_weighs(cli: Callable) -
         bounds.append([row["val/elbo"] for row in history(f"runs/digits/{name}") if row["val/elbo"]])
     assert bounds[0] == bounds[1] == bounds[2]
     assert bounds[0]
-
-
-def test_a_warm_up_that_does_not_end_is_said(cli: Callable) -> None:
-    warm_up = ["--model.objective.beta=Linear", "--model.objective.beta.steps=500"]
-    with pytest.warns(UserWarning, match="schedule ends at step 500, but training stops at 20"):
-        assert cli("fit", "-c", DIGITS, *SHORT, "--trainer.max_epochs=1", *warm_up).status == 0
 
 
 def test_autoencoder_has_no_bound_and_denoises(cli: Callable) -> None:

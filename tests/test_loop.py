@@ -81,6 +81,7 @@ CASES = {
     "limit": ["--trainer.limit_train_batches=7"],
     "validated within": ["--trainer.val_check_interval=6"],
     "plateau": [
+        "--model.lr_schedule=null",
         "--model.lr_scheduler=lightning.pytorch.cli.ReduceLROnPlateau",
         "--model.lr_scheduler.monitor=val/elbo",
         "--model.lr_scheduler.patience=0",

@@ -10,36 +10,67 @@ import torch
 from vae_lightning.conditionals import GaussianLikelihood, PointMass
 from vae_lightning.core import Spec
 from vae_lightning.models import VAE
-from vae_lightning.objectives import ELBO, IWAE, Constant, Cyclical, Linear, Reconstruction
+from vae_lightning.objectives import (
+    ELBO,
+    IWAE,
+    Constant,
+    Cyclical,
+    Linear,
+    Reconstruction,
+    Stages,
+    WarmupConstant,
+    WarmupCosine,
+)
 
 
 def test_linear_warm_up_ends_where_it_says() -> None:
-    beta = Linear(steps=10, start=0.2, end=1.0)
-    assert beta(0) == 0.2
-    assert beta(5) == pytest.approx(0.6)
-    assert beta(9) < 1.0
-    assert beta(10) == beta(11) == beta(10_000) == 1.0
-    assert beta.last_step == ELBO(beta).last_scheduled_step == 10
+    beta = Linear(until=0.2, start=0.2, end=1.0)
+    for share in (0.0, 0.05, 0.13):
+        assert beta(share) == pytest.approx(0.2 + 0.8 * share / 0.2)
+    assert beta(0.199) < 1.0
+    assert beta(0.2) == beta(0.5) == beta(1.0) == 1.0
 
 
 def test_cyclical_warm_up() -> None:
-    beta = Cyclical(steps=8, cycles=2, ratio=0.5)
-    assert [beta(step) for step in range(8)] == [0, 0.25, 0.5, 0.75, 1, 1, 1, 1]
-    assert [beta(step) for step in range(8, 16)] == [beta(step) for step in range(8)]
-    assert beta.last_step == 16
-    assert beta(16) == beta(10_000) == 1
-    assert Constant(3.0)(7) == 3.0
+    beta = Cyclical(cycles=2, ratio=0.5, until=0.5)
+    assert [beta(step / 32) for step in range(8)] == [0, 0.25, 0.5, 0.75, 1, 1, 1, 1]
+    assert [beta(step / 32) for step in range(8, 16)] == [beta(step / 32) for step in range(8)]
+    assert beta(0.5) == beta(0.9) == beta(1.0) == 1
+    assert Constant(3.0)(0.7) == 3.0
+
+
+def test_learning_rates_against_closed_forms() -> None:
+    flat, cosine = WarmupConstant(warmup=0.25, start=0.1), WarmupCosine(warmup=0.25, final=0.04, start=0.1)
+    for share in (0.0, 0.1, 0.2):
+        assert flat(share) == cosine(share) == pytest.approx(0.1 + 0.9 * share / 0.25)
+    assert flat(0.25) == flat(1.0) == cosine(0.25) == 1.0
+    assert cosine(0.25 + 0.75 / 3) == pytest.approx(1 - 0.96 / 4)  # cos(60 degrees) is a half
+    assert cosine(0.625) == pytest.approx((1 + 0.04) / 2)
+    assert cosine(1.0) == pytest.approx(0.04)
+    assert WarmupCosine(warmup=0.0)(0.0) == WarmupCosine(warmup=1.0)(1.0) == 1.0
+
+
+def test_stages_are_those_of_burda() -> None:
+    rate = Stages(count=8, growth=3, final=0.1)
+    epochs = [rate(epoch * 2500 / (2500 * 3280)) for epoch in range(3280)]
+    assert [epochs.count(value) for value in sorted(set(epochs), reverse=True)] == [3**i for i in range(8)]
+    for stage, value in enumerate(sorted(set(epochs), reverse=True)):
+        assert value == pytest.approx(10 ** (-stage / 7))
 
 
 @pytest.mark.parametrize(
     ("make", "match"),
     [
-        (lambda: Linear(0), "at least one step"),
-        (lambda: Cyclical(8, ratio=0.0), "ratio"),
+        (lambda: Linear(0), "Linear.until: expected a share of the training above 0 up to 1, got 0"),
+        (lambda: Linear(2000), "above 0 up to 1, got 2000: give 0.2 for its first fifth"),
+        (lambda: Cyclical(ratio=0.0), "ratio"),
+        (lambda: WarmupCosine(warmup=-0.1), "WarmupCosine.warmup: expected a share of the training from 0 up to 1"),
+        (lambda: WarmupCosine(final=-1), "at least 0, got -1"),
+        (lambda: Stages(1), "count >= 2"),
         (lambda: ELBO(free_bits=-1), "free_bits"),
         (lambda: IWAE(0), "num_samples"),
         (lambda: ELBO(beta=-1.0), "at least 0, got -1"),
-        (lambda: Linear(3, end=-1.0), "at least 0, got -1"),
+        (lambda: Linear(end=-1.0), "at least 0, got -1"),
     ],
 )
 def test_impossible_settings_are_refused(make: object, match: str) -> None:
@@ -51,17 +82,17 @@ def batch_and_model() -> tuple[dict, VAE]:
     return {"image": torch.bernoulli(torch.rand(32, 1, 4, 4))}, VAE(Spec((1, 4, 4), 2), latent_size=3)
 
 
-def seeded(objective: ELBO, model: VAE, batch: dict, step: int) -> tuple[float, dict]:
+def seeded(objective: ELBO, model: VAE, batch: dict, share: float) -> tuple[float, dict]:
     torch.manual_seed(2)
-    loss = objective(model, batch, step)
+    loss = objective(model, batch, share)
     return loss.value.item(), {name: value.item() for name, value in loss.logs.items()}
 
 
 def test_beta_weighs_the_kl_and_the_logged_bound_stays_plain() -> None:
     batch, model = batch_and_model()
     torch.nn.init.constant_(model.encoder.mu.bias, 1.0)
-    for step, weight in ((0, 0.0), (50, 2.0), (100, 4.0), (1000, 4.0)):
-        value, logs = seeded(ELBO(beta=Linear(100, 0.0, 4.0)), model, batch, step)
+    for share, weight in ((0, 0.0), (0.1, 2.0), (0.2, 4.0), (1.0, 4.0)):
+        value, logs = seeded(ELBO(beta=Linear(0.2, 0.0, 4.0)), model, batch, share)
         assert value == pytest.approx(logs["distortion"] + weight * logs["rate"], rel=1e-6)
         assert logs["elbo"] == pytest.approx(-logs["distortion"] - logs["rate"], rel=1e-6)
         assert logs["beta"] == pytest.approx(weight)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor, nn
 from torch.distributions import Distribution
@@ -70,16 +71,18 @@ class Loss:
 
 
 class Objective(nn.Module, ABC):
-    """What training minimises: a pure function of the model, the batch and the step."""
+    """What training minimises: a pure function of the model, the batch and the share of the training that is done."""
 
     @abstractmethod
-    def forward(self, model: Model, batch: Batch, step: int) -> Loss: ...
+    def forward(self, model: Model, batch: Batch, share: float) -> Loss:
+        """The loss at a share of 0.0 .. 1.0, be the training's length given in epochs, steps or time. In a compiled
+        training the share comes as a tensor (), which can change without being compiled anew."""
 
     def check(self, model: Model, batch: Batch) -> None:
         """Called once before training with a few images; raises ValueError for a pair without sense."""
         return
 
-    @property
-    def last_scheduled_step(self) -> int:
-        """The step after which the objective stays as it is; 0 without a schedule."""
-        return 0
+    def param_groups(self) -> list[dict[str, Any]]:
+        """Groups of its own parameters, {"params": [...], "lr": ..., "name": ...}, which ask the optimiser for settings
+        of their own; those that are in none get the optimiser's. None by default."""
+        return []

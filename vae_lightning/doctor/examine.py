@@ -15,7 +15,7 @@ from vae_lightning.data.batches import InMemory, binarize
 from vae_lightning.doctor.cost import cost
 from vae_lightning.doctor.data import content, look_at_data
 from vae_lightning.doctor.findings import Case, Finding, finding, first_names, spread
-from vae_lightning.doctor.model import bounds, gradients, normalised, overfit, schedule, start, support
+from vae_lightning.doctor.model import bounds, gradients, normalised, overfit, start, support
 from vae_lightning.train.module import Experiment
 
 CHECKS = {
@@ -25,7 +25,6 @@ CHECKS = {
     "rate and distortion at the start": start,
     "the gradients": gradients,
     "overfitting 32 images": overfit,
-    "the schedule": schedule,
     "the bounds": bounds,
     "memory and time": cost,
 }

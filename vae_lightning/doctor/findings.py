@@ -11,8 +11,9 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from vae_lightning.core import Batch, LatentModel
+from vae_lightning.core import Batch, LatentModel, Objective
 from vae_lightning.data import ImageData
+from vae_lightning.train.groups import parameter_groups
 from vae_lightning.train.module import INIT_IMAGES, Experiment
 
 
@@ -49,8 +50,9 @@ class Case:
         """A step on this batch that returns the loss before it, with schedules at their end; what it trains, and by
         which optimiser."""
         parts = self.parts()
-        weights = [p for p in parts.parameters() if p.requires_grad]
-        optimizer: Any = self.experiment.optimizer(iter(weights))
+        groups = parameter_groups(cast(LatentModel, parts["latent_model"]), cast(Objective, parts["objective"]))
+        weights = [p for group in groups for p in group["params"]]
+        optimizer: Any = self.experiment.optimizer(groups)
         for group in optimizer.param_groups:
             group["lr"] = lr or group["lr"]
 
@@ -71,7 +73,7 @@ class Case:
 
     def loss(self, parts: nn.ModuleDict, batch: Batch) -> Tensor:
         objective: Any = parts["objective"]
-        return cast(Tensor, objective(parts["latent_model"], batch, objective.last_scheduled_step).value)
+        return cast(Tensor, objective(parts["latent_model"], batch, 1.0).value)
 
     @property
     def epoch_steps(self) -> int:

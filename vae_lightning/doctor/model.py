@@ -80,7 +80,7 @@ def start(case: Case) -> Iterator[Finding]:
         yield finding(
             rate <= min(10_000, 100 * latents),  # which nan is not
             f"the rate begins at {rate:.2f} nats, {rate / latents:.2f} for each of {latents} latents.",
-            "warm it up (--model.objective.beta Linear --model.objective.beta.steps 1000), or choose another "
+            "warm it up (--model.objective.beta Linear, over a fifth of the training), or choose another "
             "--model.latent_model.encoder, whose start lies nearer to the prior.",
         )
     distortion = -trace.log_likelihood().mean().item()
@@ -142,17 +142,6 @@ def _descend(
     while len(losses) < 10 or (len(losses) < most and time.monotonic() < end):
         losses.append(step())
     return optimizer.param_groups[0]["lr"], losses[0], sum(losses[-5:]) / 5, len(losses)
-
-
-def schedule(case: Case) -> Iterator[Finding]:
-    last, steps = case.experiment.objective.last_scheduled_step, case.epoch_steps * (case.epochs or 0)
-    training = f"{case.epochs} epochs of {case.epoch_steps} steps" if case.epochs else "training without end"
-    yield finding(
-        not last or not case.epochs or last < steps,
-        f"the objective {f'is scheduled up to step {last}' if last else 'has no schedule'}, in {training}.",
-        f"multiply --model.objective.beta.steps by {steps / max(1, last) / 2:.2g}, or set --trainer.max_epochs "
-        f"{last // case.epoch_steps + 1} or more: the last model is else not what the objective says.",
-    )
 
 
 @torch.no_grad()

@@ -1,8 +1,27 @@
-"""What training minimises: pure functions of (model, batch, step)."""
+"""What training minimises: pure functions of (model, batch, share of the training), and their schedules."""
 
 from vae_lightning.objectives.elbo import ELBO
 from vae_lightning.objectives.iwae import IWAE
 from vae_lightning.objectives.reconstruction import Reconstruction
-from vae_lightning.objectives.schedules import Constant, Cyclical, Linear, Schedule
+from vae_lightning.objectives.schedules import (
+    Constant,
+    Cyclical,
+    Linear,
+    Schedule,
+    Stages,
+    WarmupConstant,
+    WarmupCosine,
+)
 
-__all__ = ["ELBO", "IWAE", "Constant", "Cyclical", "Linear", "Reconstruction", "Schedule"]
+__all__ = [
+    "ELBO",
+    "IWAE",
+    "Constant",
+    "Cyclical",
+    "Linear",
+    "Reconstruction",
+    "Schedule",
+    "Stages",
+    "WarmupConstant",
+    "WarmupCosine",
+]

@@ -50,7 +50,7 @@ class ELBO(Objective):
     """-(E_q log p(x|z) - beta KL(q || p)), averaged over the batch, in nats per image; beta = 1 is the bound itself.
 
     Args:
-        beta: weight of the KL term, a schedule over steps (Higgins et al. 2017 for beta > 1).
+        beta: weight of the KL term, a number or a schedule over the training (Higgins et al. 2017 for beta > 1).
         free_bits: nats of each latent whose batch-mean KL goes unpunished (Kingma et al. 2016, appendix C.8).
         num_samples: posterior samples per image in the expectation.
     """
@@ -68,28 +68,24 @@ class ELBO(Objective):
     def check(self, model: Model, batch: Batch) -> None:
         require_density(model, batch, "ELBO")
 
-    @property
-    def last_scheduled_step(self) -> int:
-        return self.beta.last_step
-
     def _punished(self, trace: Trace, rate: Tensor) -> Tensor:
         if not self.free_bits:
             return rate
         kl = [_batch_mean(kl_per_latent(site)).clamp_min(self.free_bits).sum() for site in trace.sites.values()]
         return torch.stack(kl).sum()
 
-    def forward(self, model: Model, batch: Batch, step: int) -> Loss:
+    def forward(self, model: Model, batch: Batch, share: float) -> Loss:
+        beta = self.beta.at(share)  # first, so that all that follows can be compiled as one
         trace = require_stories(model, "ELBO").trace(batch, self.num_samples if self.num_samples > 1 else None)
         distortion = -trace.log_likelihood().mean()
         rate = trace.kl().mean()
-        beta = self.beta(step)
         punished = self._punished(trace, rate)
-        value = distortion + (punished if beta == 1 else beta * punished)
+        value = distortion + beta * punished
         distortion, rate = distortion.detach(), rate.detach()
         logs = {
             "elbo": -(distortion + rate),
             "distortion": distortion,
             "rate": rate,
-            "beta": torch.tensor(beta),
+            "beta": beta,
         }
         return Loss(value, logs)

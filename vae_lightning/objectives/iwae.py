@@ -26,7 +26,7 @@ class IWAE(Objective):
     def check(self, model: Model, batch: Batch) -> None:
         require_density(model, batch, "IWAE")
 
-    def forward(self, model: Model, batch: Batch, step: int) -> Loss:
+    def forward(self, model: Model, batch: Batch, share: float) -> Loss:
         log_weight = require_stories(model, "IWAE").trace(batch, self.num_samples).log_weight()  # (K, B)
         bound = (log_weight.logsumexp(0) - math.log(self.num_samples)).mean()
         return Loss(-bound, {"iwae": bound.detach(), "elbo": log_weight.detach().mean()})

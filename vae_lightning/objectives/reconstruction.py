@@ -18,6 +18,6 @@ class Reconstruction(Objective):
                 "PointMass."
             )
 
-    def forward(self, model: Model, batch: Batch, step: int) -> Loss:
+    def forward(self, model: Model, batch: Batch, share: float) -> Loss:
         distortion = -require_stories(model, "Reconstruction").trace(batch).log_likelihood().mean()
         return Loss(distortion, {"distortion": distortion.detach()})

@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
-from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 import vae_lightning
@@ -16,23 +15,30 @@ from vae_lightning.checkpoint import RECORD
 from vae_lightning.core import Batch, Loss, Model, Objective, Spec, rows, seeded
 from vae_lightning.data import ImageData
 from vae_lightning.metrics import Evaluation, ImageEvaluation
+from vae_lightning.objectives.schedules import Schedule
+from vae_lightning.train.averaging import AveragedSteps
 from vae_lightning.train.best import BestCheckpoint
-from vae_lightning.train.evaluation import EvaluationSteps
+from vae_lightning.train.groups import parameter_groups, scale_rates
 from vae_lightning.train.loop import ClipsFused
 from vae_lightning.train.process import require_compiler
-from vae_lightning.train.resume import follow_moved_run, resettle, restore_noise, state_of_noise
+from vae_lightning.train.resume import end_epochs, follow_moved_run, resettle, restore_noise, state_of_noise
+from vae_lightning.train.share import Share
 
 INIT_IMAGES = 10_000
 
 
-class Experiment(ClipsFused, EvaluationSteps):
+class Experiment(ClipsFused, AveragedSteps):
     """Trains `latent_model` on `objective`; validates and tests on the plain bound, whatever training weighs.
 
     Args:
         latent_model: (spec of the data) -> the model.
         objective: what training minimises.
-        optimizer: parameters -> optimiser.
-        lr_scheduler: optimiser -> scheduler, stepped once an epoch; null for a constant learning rate.
+        optimizer: parameter groups -> optimiser.
+        lr_schedule: share of the training -> factor on the optimiser's learning rates, set before every step; null for
+            constant ones. It spans the training, be its length given in epochs, steps or time.
+        lr_scheduler: optimiser -> a scheduler of torch's instead, stepped once an epoch.
+        averaging: decay of an exponential moving average of the weights, such as 0.999, which is what validation, test,
+            pictures and checkpoints then show (train/averaging.py); null for the weights themselves.
         compile: runs training steps through torch.compile: some seconds to half a minute before the first step, and
             faster steps after it. Needs a C++ compiler on a CPU.
         channels_last: memory layout of the convolutions: some 5 % faster on a CPU, and more on a GPU in half precision.
@@ -47,7 +53,9 @@ class Experiment(ClipsFused, EvaluationSteps):
         latent_model: Callable[[Spec], Model],
         objective: Objective,
         optimizer: OptimizerCallable = lambda params: torch.optim.Adam(params, lr=1e-3, fused=True),
+        lr_schedule: Schedule | None = None,
         lr_scheduler: LRSchedulerCallable | None = None,
+        averaging: float | None = None,
         compile: bool = False,
         channels_last: bool = False,
         evaluation: Evaluation | None = None,
@@ -55,19 +63,24 @@ class Experiment(ClipsFused, EvaluationSteps):
         levels: int | None = None,
         classes: list[str] | None = None,
     ) -> None:
-        super().__init__(ImageEvaluation() if evaluation is None else evaluation)
+        super().__init__(averaging, ImageEvaluation() if evaluation is None else evaluation)
         if image_shape is None or levels is None:
             raise ValueError("Experiment: expected image_shape and levels, got none: take them from the data.")
+        if lr_schedule is not None and lr_scheduler is not None:
+            raise ValueError(
+                "expected one schedule of the learning rate, got model.lr_schedule and model.lr_scheduler: set "
+                "--model.lr_schedule null for the second."
+            )
         self.spec = Spec(tuple(image_shape), levels, None if classes is None else tuple(classes))
         self.latent_model = latent_model(self.spec)
         if channels_last:
             self.latent_model = self.latent_model.to(memory_format=torch.channels_last)
         self.objective = objective
-        self.loss: Callable[[Model, Batch, int], Loss] = objective.forward
+        self.loss: Callable[[Model, Batch, float], Loss] = objective.forward
         if compile:
             self.loss = torch.compile(objective.forward)
         self.compile_steps = compile
-        self.optimizer, self.lr_scheduler = optimizer, lr_scheduler
+        self.optimizer, self.lr_schedule, self.lr_scheduler = optimizer, lr_schedule, lr_scheduler
         self.config: dict[str, Any] | None = None
         """What the command line was given: saved in checkpoints, so that they rebuild the model."""
         self.is_warm = False
@@ -79,7 +92,8 @@ class Experiment(ClipsFused, EvaluationSteps):
     # -- set-up --------------------------------------------------------------------------------------------------------
 
     def configure_optimizers(self) -> Any:
-        optimizer = self.optimizer(p for p in self.parameters() if p.requires_grad)
+        optimizer = self.optimizer(parameter_groups(self.latent_model, self.objective))
+        self._rates = [group["lr"] for group in optimizer.param_groups]
         if self.lr_scheduler is None:
             return optimizer
         scheduler: dict[str, Any] = {"scheduler": self.lr_scheduler(optimizer)}
@@ -118,6 +132,10 @@ class Experiment(ClipsFused, EvaluationSteps):
         if not self.is_warm:
             self.latent_model.init_from_data(batch)
 
+    def on_fit_start(self) -> None:
+        super().on_fit_start()
+        end_epochs(self.trainer)
+
     def on_train_start(self) -> None:
         self._loss_sum = torch.zeros((), device=self.device)  # finite as long as every loss was
         if self._noise is not None:  # within an epoch; the next one's depends on seed and epoch alone
@@ -126,12 +144,7 @@ class Experiment(ClipsFused, EvaluationSteps):
         if self._resettle:
             self._resettle = False
             resettle(self.trainer, self.configure_optimizers())
-        last, steps = self.objective.last_scheduled_step, self.trainer.estimated_stepping_batches
-        if last >= steps:  # the steps are 0..steps-1
-            rank_zero_warn(
-                f"the objective's schedule ends at step {last}, but training stops at {int(steps)}: the last model "
-                "will not have been trained on the objective it is named after. Shorten the schedule or train longer."
-            )
+        self._share_done = Share(self.trainer)
 
     # -- training ------------------------------------------------------------------------------------------------------
 
@@ -142,7 +155,11 @@ class Experiment(ClipsFused, EvaluationSteps):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         step, every = self.global_step, self.trainer.log_every_n_steps  # type: ignore[attr-defined]
-        loss = self.loss(self.latent_model, batch, step)
+        share: Any = self._share_done(batch_idx)
+        if self.lr_schedule is not None:
+            scale_rates(self.trainer.optimizers[0], self._rates, self.lr_schedule(share))
+        share = torch.tensor(share) if self.compile_steps else share
+        loss = self.loss(self.latent_model, batch, share)
         self._loss_sum += loss.value.detach()
         logging = every > 0 and step % every == 0
         if logging or loss.value.device.type == "cpu":  # a GPU is not waited for at every step
@@ -178,11 +195,13 @@ class Experiment(ClipsFused, EvaluationSteps):
             "classes": None if self.spec.classes is None else list(self.spec.classes),
             "noise": state_of_noise(self.trainer),
         }
+        super().on_save_checkpoint(checkpoint)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Takes note of what was said of the optimiser then; lets a run that was moved keep its best checkpoint."""
         before = (checkpoint.get(RECORD, {}).get("config") or {}).get("model", {})
         now = (self.config or {}).get("model", {})
-        self._resettle = any(before.get(key) != now.get(key) for key in ("optimizer", "lr_scheduler"))
+        self._resettle = any(before.get(key) != now.get(key) for key in ("optimizer", "lr_schedule", "lr_scheduler"))
         self._noise = checkpoint.get(RECORD, {}).get("noise")
+        super().on_load_checkpoint(checkpoint)
         follow_moved_run(checkpoint, self.trainer)

@@ -32,6 +32,15 @@ def follow_moved_run(checkpoint: dict[str, Any], trainer: Trainer) -> None:
         state["dirpath"] = now
 
 
+def end_epochs(trainer: Trainer) -> None:
+    """Lets a training with max_steps that was stopped at an epoch's end go on with the next: Lightning takes every such
+    checkpoint for one from within an epoch, passes through the old epoch's end again, and counts one epoch too few."""
+    loop: Any = trainer.fit_loop
+    loop._iteration_based_training = lambda: (
+        trainer.max_steps != -1 and not loop.epoch_loop.batch_progress.is_last_batch
+    )
+
+
 def resettle(trainer: Trainer, fresh: Any) -> None:
     """After a resume with other settings of optimiser or schedule: both go on as if these had held from the start, the
     optimiser with its moments.

@@ -1,0 +1,48 @@
+"""What the optimiser trains, in named groups, and how fast each of them goes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+from torch.optim import Optimizer
+
+from vae_lightning.core import Model, Objective
+
+
+def parameter_groups(model: Model, objective: Objective) -> list[dict[str, Any]]:
+    """The optimiser's groups, {"params": [...], "name": ...}: "model", and "objective" where it has parameters; without
+    frozen ones. What a part's own `param_groups()` returns stands beside them, as "model.<name>" or "objective.<name>",
+    with the settings ("lr": ...) that it asks for.
+
+    Raises:
+        ValueError: nothing to train, or a part asks for parameters that are not its own.
+    """
+    groups: list[dict[str, Any]] = []
+    seen: set[int] = set()
+    for name, part in (("model", model), ("objective", objective)):
+        asked: list[dict[str, Any]] = getattr(part, "param_groups", list)()
+        own = {id(parameter) for parameter in part.parameters()}
+        for i, group in enumerate(asked):
+            given = [group["params"]] if isinstance(group["params"], nn.Parameter) else list(group["params"])
+            if not own.issuperset(map(id, given)):
+                raise ValueError(
+                    f"{type(part).__name__}.param_groups: expected groups of its own parameters, got others: name only "
+                    "what its parameters() has."
+                )
+            groups.append({**group, "params": given, "name": f"{name}.{group.get('name', i)}"})
+            seen |= set(map(id, given))
+        groups.append({"params": [p for p in part.parameters() if id(p) not in seen], "name": name})
+        seen |= own
+    for group in groups:
+        group["params"] = [parameter for parameter in group["params"] if parameter.requires_grad]
+    groups = [group for group in groups if group["params"]]
+    if not groups:
+        raise ValueError("expected a parameter to train, got none or frozen ones only: set requires_grad of some.")
+    return groups
+
+
+def scale_rates(optimizer: Optimizer, rates: list[float], factor: float) -> None:
+    """Sets each group's learning rate to that which it was given, times a factor."""
+    for group, rate in zip(optimizer.param_groups, rates, strict=True):
+        group["lr"] = rate * factor
