@@ -17,6 +17,7 @@ from tests.test_schedules import module, trainer
 from vae_lightning import load_model
 from vae_lightning.core import Batch, LatentModel, Loss
 from vae_lightning.data import ImageData
+from vae_lightning.metrics import ImageEvaluation
 from vae_lightning.objectives import ELBO, WarmupConstant
 from vae_lightning.train.averaging import AveragedWeights
 
