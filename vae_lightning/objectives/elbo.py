@@ -79,7 +79,8 @@ class ELBO(Objective):
         return torch.stack(kl).sum()
 
     def forward(self, model: Model, batch: Batch, step: int) -> Loss:
-        trace = require_stories(model, "ELBO").trace(batch, self.num_samples if self.num_samples > 1 else None)
+        model = require_stories(model, "ELBO")
+        trace = model.trace(batch, self.num_samples if self.num_samples > 1 else None)
         distortion = -trace.log_likelihood().mean()
         rate = trace.kl().mean()
         beta = self.beta(step)
@@ -92,4 +93,4 @@ class ELBO(Objective):
             "rate": rate,
             "beta": torch.tensor(beta),
         }
-        return Loss(value, logs)
+        return Loss(value, logs, model.statistics(trace))

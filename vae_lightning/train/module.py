@@ -144,6 +144,7 @@ class Experiment(ClipsFused, EvaluationPasses):
         step, every = self.global_step, self.trainer.log_every_n_steps  # type: ignore[attr-defined]
         loss = self.loss(self.latent_model, batch, step)
         self._loss_sum += loss.value.detach()
+        self.latent_model.observe(loss.statistics)
         logging = every > 0 and step % every == 0
         if logging or loss.value.device.type == "cpu":  # a GPU is not waited for at every step
             self._require_finite()
