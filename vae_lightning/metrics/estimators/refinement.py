@@ -63,8 +63,8 @@ class Bounds:
         if not (isinstance(q, Independent) and isinstance(q.base_dist, Normal) and q.reinterpreted_batch_ndims == 1):
             got = q.base_dist if isinstance(q, Independent) else q
             raise ValueError(
-                f"each image's own posterior (test_refinement) is sought among diagonal Gaussians, got an encoder's of "
-                f"{type(got).__name__}: set --model.test_refinement 0, or choose GaussianPosterior."
+                f"each image's own posterior (refinement) is sought among diagonal Gaussians, got an encoder's of "
+                f"{type(got).__name__}: set --model.evaluation.refinement 0, or choose GaussianPosterior."
             )
         self.q: tuple[Tensor, Tensor] = (q.base_dist.loc, q.base_dist.scale)
 
