@@ -29,7 +29,7 @@ from vae_lightning.conditionals import (
 from vae_lightning.core import FromPosterior, FromPrior, Given, PosteriorMean, Spec
 from vae_lightning.models import VAE
 from vae_lightning.nets import MLP, ConvDecoder, ConvEncoder, GaussianNoise, Masking, SaltAndPepper
-from vae_lightning.objectives import ELBO
+from vae_lightning.objectives import ELBO, IWAE
 
 GREY = [
     CategoricalLikelihood,
@@ -97,11 +97,43 @@ def test_optimal_scale_is_the_best_scale_and_a_fixed_density_in_evaluation() -> 
     loc = likelihood(z).mean
     for scale in torch.linspace(5, 300, 400):
         assert Normal(loc, scale).log_prob(x).sum() <= best + 1e-3
+    before = {name: buffer.clone() for name, buffer in likelihood.named_buffers()}
+    statistics = likelihood(z).statistics(x)
+    with torch.no_grad():
+        assert likelihood(z).log_prob(x).sum() == likelihood(z).expand((8,)).log_prob(x).sum() == best
+    for name, buffer in likelihood.named_buffers():  # asking changes nothing
+        assert torch.equal(buffer, before[name])
+    likelihood.observe({"another's": torch.ones(())})
+    assert likelihood.batches == 0
+    likelihood.observe(statistics)
     likelihood.eval()
     mean_square = (x - loc).square().mean()
     assert likelihood.mean_square.item() == pytest.approx(mean_square.item(), rel=1e-5)
     torch.testing.assert_close(likelihood(z).log_prob(x), Normal(loc, mean_square.sqrt()).log_prob(x).flatten(1).sum(1))
     torch.testing.assert_close(likelihood(z[:1]).log_prob(x[:1]), likelihood(z).log_prob(x)[:1])
+
+
+def test_a_trained_optimal_scale_is_the_error_that_is_left() -> None:
+    """By the objectives and `observe` alone; a story of a user's own needs no line for it, and nothing in evaluation
+    mode, such as a frozen part, is moved."""
+    x = torch.randint(0, 256, (64, 1, 4, 4)).float()
+    for objective in (ELBO(), IWAE(2)):
+        model = VAE(Spec((1, 4, 4), 256), likelihood=GaussianOptimalScaleLikelihood, latent_size=2)
+        optimizer = torch.optim.Adam(model.parameters(), 2e-3)
+        for step in range(400):
+            optimizer.zero_grad()
+            loss = objective(model, {"image": x}, step)
+            loss.value.backward()
+            optimizer.step()
+            model.observe(loss.statistics)
+        assert model.likelihood.batches == 400
+        model.eval()
+        model.observe(loss.statistics)
+        assert model.likelihood.batches == 400
+        px = model.trace({"image": x}).px
+        left = (x - px.mean).square().mean().sqrt() / 255
+        assert left < 0.29  # of uniform noise, 0.289
+        assert model.likelihood.scale.item() == pytest.approx(left.item(), rel=0.05)
 
 
 def test_initial_bias_is_the_marginal_of_the_data() -> None:

@@ -7,6 +7,7 @@ from vae_lightning.conditionals.discrete import (
     DiscretizedLogisticMixtureLikelihood,
     LinkedLogisticLikelihood,
 )
+from vae_lightning.conditionals.flow import FlowPosterior, InverseAutoregressivePosterior, SplineFlowPosterior
 from vae_lightning.conditionals.gaussian import (
     GaussianLearnedScaleLikelihood,
     GaussianLikelihood,
@@ -25,16 +26,19 @@ __all__ = [
     "DiscretizedLogisticLikelihood",
     "DiscretizedLogisticMixtureLikelihood",
     "EncoderFactory",
+    "FlowPosterior",
     "GaussianLearnedScaleLikelihood",
     "GaussianLikelihood",
     "GaussianMixture",
     "GaussianOptimalScaleLikelihood",
     "GaussianPixelScaleLikelihood",
     "GaussianPosterior",
+    "InverseAutoregressivePosterior",
     "Likelihood",
     "LikelihoodFactory",
     "LinkedLogisticLikelihood",
     "PointMass",
     "PriorFactory",
+    "SplineFlowPosterior",
     "StandardNormal",
 ]

@@ -8,6 +8,7 @@ squared error taken over images in [0, 1].
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import torch
 import torch.nn.functional as F
@@ -88,26 +89,31 @@ class GaussianPixelScaleLikelihood(Likelihood):
         return _normal(loc, quantisation_scale(self.levels) + F.softplus(raw - 1), self.levels)
 
 
-class _OptimalScaleNormal(Independent):
-    """N(loc, s^2) whose log_prob takes for s the maximum-likelihood scale of the images it is asked for, and tells the
-    module that it did: exists in training only, where the scale is being fitted."""
+class OptimalScaleNormal(Independent):
+    """N(loc, s^2) whose log_prob takes for s the maximum-likelihood scale of all the images that it is asked for at
+    once: the bound to train on, and no density of a single image. Exists in training only, where the scale is being
+    fitted; it changes nothing, and `statistics` says what was found."""
 
-    def __init__(self, loc: Tensor, module: GaussianOptimalScaleLikelihood) -> None:
-        self._module = module
-        super().__init__(Normal(loc, torch.ones_like(loc), validate_args=False), 3, validate_args=False)
+    def _mean_square(self, value: Tensor) -> Tensor:
+        """(), in squared levels, no less than what rounding to a level alone makes of it."""
+        return (value - self.base_dist.loc).square().mean().clamp_min(1 / 12)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        loc = self.base_dist.mean
-        mean_square = (value - loc).square().mean().clamp_min(1 / 12)
-        self._module.observe(mean_square.detach())
-        return Independent(Normal(loc, mean_square.sqrt(), validate_args=False), 3, validate_args=False).log_prob(value)
+        scale = self._mean_square(value).sqrt()
+        normal = Normal(self.base_dist.loc, scale, validate_args=False)
+        return Independent(normal, self.reinterpreted_batch_ndims, validate_args=False).log_prob(value)
+
+    def statistics(self, value: Tensor) -> dict[str, Tensor]:
+        """mean_square: of these images, in squared levels, ()."""
+        return {"mean_square": self._mean_square(value).detach()}
 
 
 class GaussianOptimalScaleLikelihood(Likelihood):
     """N(mu(z), sigma^2) with sigma at its analytic optimum, sigma^2 = mean squared error (Rybkin et al. 2021, eq. 6).
 
     In training the optimum is that of the batch; evaluation uses the running mean of the training batches', as batch
-    normalisation does with its variance, so that validation and test see a fixed and proper density.
+    normalisation does with its variance, so that validation and test see a fixed and proper density. The mean runs by
+    `observe`, which training calls once a step, and never by asking for a density.
 
     Args:
         latent_shape: (d,).
@@ -126,11 +132,13 @@ class GaussianOptimalScaleLikelihood(Likelihood):
         self.register_buffer("mean_square", torch.tensor(float((spec.levels - 1) ** 2)))  # in squared spec.levels
         self.register_buffer("batches", torch.tensor(0))
 
-    def observe(self, mean_square: Tensor) -> None:
-        """Takes one training batch's mean squared error, in squared levels, into the running mean."""
+    def observe(self, statistics: Mapping[str, Tensor]) -> None:
+        """Takes one training batch's mean squared error, `mean_square` in squared levels, into the running mean."""
+        if "mean_square" not in statistics:
+            return
         self.batches += 1
         weight = torch.clamp_min(1 / self.batches, self.momentum)
-        self.mean_square += weight * (mean_square - self.mean_square)
+        self.mean_square += weight * (statistics["mean_square"] - self.mean_square)
 
     @property
     def scale(self) -> Tensor:
@@ -139,5 +147,6 @@ class GaussianOptimalScaleLikelihood(Likelihood):
     def forward(self, context: Tensor) -> Distribution:
         loc = self.params(context).squeeze(-4)
         if self.training:
-            return _OptimalScaleNormal(loc * (self.levels - 1), self)
+            loc = loc * (self.levels - 1)
+            return OptimalScaleNormal(Normal(loc, torch.ones_like(loc), validate_args=False), 3, validate_args=False)
         return _normal(loc, self.scale, self.levels)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor, nn
@@ -12,7 +12,7 @@ from torch.distributions import Distribution
 
 from vae_lightning.core.data import Batch, without_image
 from vae_lightning.core.draws import FromPrior, traced
-from vae_lightning.core.story import Draw, Story, Trace
+from vae_lightning.core.story import Conditional, Draw, Story, Trace
 
 
 class Model(nn.Module, ABC):
@@ -20,6 +20,11 @@ class Model(nn.Module, ABC):
 
     def init_from_data(self, batch: Batch) -> None:
         """Sets what is better set from training images than at random. Does nothing by default."""
+        return
+
+    def observe(self, statistics: Mapping[str, Tensor]) -> None:
+        """Takes what the loss of a step found, `Loss.statistics`, into the model's buffers: training calls it once a
+        step, and nothing else does. Does nothing by default."""
         return
 
 
@@ -56,6 +61,19 @@ class LatentModel(Model):
             raise ValueError(f"expected an image in the batch, got {', '.join(given) or 'an empty one'}.")
         return traced(self.about(given), given["image"], num_samples, instead, until)
 
+    def statistics(self, trace: Trace) -> dict[str, Tensor]:
+        """What the model keeps count of in training, of a story told there: name -> (), without gradient. Changes
+        nothing: an objective puts it into its loss, and training hands it to `observe`. By default what p(x|z) says of
+        itself by a method `statistics` of the images."""
+        of_images = getattr(trace.px, "statistics", None)
+        return {} if of_images is None else of_images(trace.x)
+
+    def observe(self, statistics: Mapping[str, Tensor]) -> None:
+        """Hands the statistics to every conditional that is being trained."""
+        for module in self.modules() if statistics else ():
+            if isinstance(module, Conditional) and module.training:
+                module.observe(statistics)
+
     def sample(self, given: Batch, num_samples: int | None = None) -> Distribution:
         """p(x|z) for latents drawn from the prior: batch_shape (K,), and (K, B) where B labels are given."""
         given = without_image(given)
@@ -68,10 +86,12 @@ class LatentModel(Model):
 class Loss:
     value: Tensor  # (), minimised
     logs: dict[str, Tensor]  # {name: ()}
+    statistics: dict[str, Tensor] = field(default_factory=dict)  # {name: ()}, for `Model.observe`
 
 
 class Objective(nn.Module, ABC):
-    """What training minimises: a pure function of the model, the batch and the share of the training that is done."""
+    """What training minimises: a pure function of the model, the batch and the share of the training that is done. One
+    that traces a latent model gives `LatentModel.statistics` of the trace with its loss."""
 
     @abstractmethod
     def forward(self, model: Model, batch: Batch, share: float) -> Loss:

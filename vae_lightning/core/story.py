@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -40,6 +40,11 @@ class Conditional(nn.Module, ABC):
             )
         told = {name: given[name] for name in self.needs}
         return self(told if context is None else {**told, "context": context})
+
+    def observe(self, statistics: Mapping[str, Tensor]) -> None:
+        """Takes what a step of training found, by name, into its buffers; see `LatentModel.statistics`. Does nothing by
+        default."""
+        return
 
 
 class Draw(Protocol):

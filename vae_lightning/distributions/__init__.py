@@ -4,6 +4,7 @@ from vae_lightning.distributions.binary_image import BinaryImage
 from vae_lightning.distributions.continuous_bernoulli import ContinuousBernoulli
 from vae_lightning.distributions.delta import Delta
 from vae_lightning.distributions.discretized_logistic import DiscretizedLogistic
+from vae_lightning.distributions.flow import Flow
 from vae_lightning.distributions.levels import CategoricalLevels
 from vae_lightning.distributions.linked_channels import LinkedChannels
 from vae_lightning.distributions.rescaled import Rescaled
@@ -14,6 +15,7 @@ __all__ = [
     "ContinuousBernoulli",
     "Delta",
     "DiscretizedLogistic",
+    "Flow",
     "LinkedChannels",
     "Rescaled",
 ]

@@ -5,7 +5,6 @@ Every study draws from a generator of its own seed, so that leaving one out chan
 
 from __future__ import annotations
 
-import contextlib
 import math
 from collections.abc import Callable
 
@@ -106,8 +105,10 @@ def checks(tested: ModelAndData) -> Section:
     count = len(next(iter(given.values())))
     section = Section(f"log p(x) of {count} test images, checked")
     proposals: dict[str, tuple[str, Gaussians | None]] = {"checked": ("", None)}
-    with contextlib.suppress(ValueError):  # another posterior than a diagonal Gaussian
+    try:
         proposals["refined"] = (", refined posteriors", refined(tested.model, given).widened())
+    except ValueError as error:  # another posterior than a diagonal Gaussian
+        section.notes.append(f"No refined posteriors: {error}")
     annealed = annealed_log_prob(tested.model, given, 16, TEMPERATURES, LEAPFROG_STEPS, steepness=0.0).log_prob
     found = {}
     for name, (which, proposal) in proposals.items():

@@ -76,7 +76,8 @@ class ELBO(Objective):
 
     def forward(self, model: Model, batch: Batch, share: float) -> Loss:
         beta = self.beta.at(share)  # first, so that all that follows can be compiled as one
-        trace = require_stories(model, "ELBO").trace(batch, self.num_samples if self.num_samples > 1 else None)
+        model = require_stories(model, "ELBO")
+        trace = model.trace(batch, self.num_samples if self.num_samples > 1 else None)
         distortion = -trace.log_likelihood().mean()
         rate = trace.kl().mean()
         punished = self._punished(trace, rate)
@@ -88,4 +89,4 @@ class ELBO(Objective):
             "rate": rate,
             "beta": beta,
         }
-        return Loss(value, logs)
+        return Loss(value, logs, model.statistics(trace))

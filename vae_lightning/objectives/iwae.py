@@ -27,6 +27,9 @@ class IWAE(Objective):
         require_density(model, batch, "IWAE")
 
     def forward(self, model: Model, batch: Batch, share: float) -> Loss:
-        log_weight = require_stories(model, "IWAE").trace(batch, self.num_samples).log_weight()  # (K, B)
+        model = require_stories(model, "IWAE")
+        trace = model.trace(batch, self.num_samples)
+        log_weight = trace.log_weight()  # (K, B)
         bound = (log_weight.logsumexp(0) - math.log(self.num_samples)).mean()
-        return Loss(-bound, {"iwae": bound.detach(), "elbo": log_weight.detach().mean()})
+        logs = {"iwae": bound.detach(), "elbo": log_weight.detach().mean()}
+        return Loss(-bound, logs, model.statistics(trace))

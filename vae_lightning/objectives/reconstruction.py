@@ -19,5 +19,7 @@ class Reconstruction(Objective):
             )
 
     def forward(self, model: Model, batch: Batch, share: float) -> Loss:
-        distortion = -require_stories(model, "Reconstruction").trace(batch).log_likelihood().mean()
-        return Loss(distortion, {"distortion": distortion.detach()})
+        model = require_stories(model, "Reconstruction")
+        trace = model.trace(batch)
+        distortion = -trace.log_likelihood().mean()
+        return Loss(distortion, {"distortion": distortion.detach()}, model.statistics(trace))

@@ -161,6 +161,7 @@ class Experiment(ClipsFused, AveragedSteps):
         share = torch.tensor(share) if self.compile_steps else share
         loss = self.loss(self.latent_model, batch, share)
         self._loss_sum += loss.value.detach()
+        self.latent_model.observe(loss.statistics)
         logging = every > 0 and step % every == 0
         if logging or loss.value.device.type == "cpu":  # a GPU is not waited for at every step
             self._require_finite()
