@@ -13,7 +13,7 @@ from torch.distributions import Distribution, Independent, MultivariateNormal, N
 
 from vae_lightning.conditionals import GaussianLikelihood, PointMass
 from vae_lightning.core import Batch, Draw, LatentModel, Spec, Story
-from vae_lightning.metrics import information
+from vae_lightning.metrics import aggregate
 from vae_lightning.metrics.information import Rate, active_units, decompose_rate, diagnose, shuffled_distortion
 from vae_lightning.models import VAE
 
@@ -158,8 +158,8 @@ def parts_of_seed(seed: int) -> Rate:
 def test_fast_way_is_the_general_way(monkeypatch: pytest.MonkeyPatch) -> None:
     mu = spread(250, 4) @ spread(4, 4)
     fast = parts(mu, 0.3, 2)
-    monkeypatch.setattr(information, "PAIRS", 1000)  # four samples at a time
-    monkeypatch.setattr(information, "PAIR_VALUES", 3000)
+    monkeypatch.setattr(aggregate, "PAIRS", 1000)  # four samples at a time
+    monkeypatch.setattr(aggregate, "PAIR_VALUES", 3000)
     for full_rank in ("", "prior", "posterior"):
         again = parts(mu, 0.3, 2, full_rank)
         for value, expected in zip(again[:3], fast[:3], strict=True):
@@ -176,7 +176,7 @@ def test_single_precision_is_enough() -> None:
     narrow = [Independent(Normal(mu.float(), scale.expand(1000, 30)), 1)]
     wide = [Independent(Normal(mu.float().double(), scale.double().expand(1000, 30)), 1)]
     for single, double in zip(
-        information._log_aggregate(narrow, z), information._log_aggregate(wide, z.double()), strict=True
+        aggregate._log_aggregate(narrow, z), aggregate._log_aggregate(wide, z.double()), strict=True
     ):
         torch.testing.assert_close(single, double, atol=2e-4, rtol=0)
     by_hand = torch.logsumexp(Normal(wide[0].mean, wide[0].stddev).log_prob(z[:20, None].double()), 1) - math.log(1000)
@@ -195,11 +195,7 @@ def test_only_the_first_images_count() -> None:
     [
         (
             lambda x: decompose_rate(VAE(Spec((1, 2, 2), 16), PointMass, GREY, latent_size=1), as_batches([x])),
-            "has a density, got .*Delta",
-        ),
-        (
-            lambda x: decompose_rate(Channel(1.0, sites=2), as_batches([x[..., :1, :1]])),
-            r"one latent site.*got \['Ind.*, 'Ind",
+            "have a density, got .*Delta",
         ),
         (lambda x: decompose_rate(Channel(1.0), []), "expected at least 1, got 0"),
         (lambda x: decompose_rate(Channel(1.0), as_batches([x]), samples_per_image=0), "samples_per_image"),

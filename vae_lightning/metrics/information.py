@@ -8,21 +8,21 @@ from __future__ import annotations
 import itertools
 import math
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.distributions import Distribution, Independent, Normal
+from torch.distributions import Independent
 
-from vae_lightning.core import Batch, Given, LatentModel, rows, without_image
+from vae_lightning.core import Batch, Given, LatentModel, Site, rows, seeded, without_image
+from vae_lightning.metrics.aggregate import log_aggregate, log_aggregate_of_several, log_prior
+from vae_lightning.metrics.estimators.joint import Joint, sum_of
 from vae_lightning.metrics.mean import mean_error
 
 MeanError = tuple[float, float]  # mean over images and its standard error, nats per image
 IMAGE_VALUES = 2**17  # of the images encoded and decoded at a time
-PAIRS = 2**18  # of a sample and a Gaussian posterior in one dimension at a time: few enough for the caches
-PAIR_VALUES = 2**18  # of pairs in all dimensions at a time, where the posterior is another
-NEGLIGIBLE = 80.0  # nats below a sum's largest term: smaller terms would be float32's denormal numbers, which are slow
+MOST_OF_SEVERAL = 1000  # images of a story of several latents, which is told anew for every pair of them
 CARRIED = 0.01  # nats of rate below which a latent carries nothing
 IGNORED = 0.1  # nats an image below which the decoder takes latents of another image as well
 
@@ -51,37 +51,42 @@ def decompose_rate(
     - dimension-wise KL sum_d E[log q_d(z_d) - log p_d(z_d)].
 
     All pairs of a sample and an image enter, own ones too: with more images the information grows (near log N it tells
-    of N alone) and the hole shrinks. Raises ValueError without images or samples, for a posterior that is a point mass
-    and for several latent sites.
+    of N alone) and the hole shrinks.
+
+    Of several latents z is all of them together, and q(z_m|x_j), the product of their posteriors each given those of
+    z_m before it, needs the story told again for every pair: N is 1000 at most. The last two parts are then there where
+    each posterior is a diagonal Gaussian and each prior factorises given the latents before it, with these meanings:
+    q_d(z_d) is the mixture, over all images and samples, of the posteriors of that latent given the ancestors that were
+    sampled with it, which is an unbiased estimate of its marginal density; and log p_d(z_d) is taken given the sample's
+    ancestors. The total correlation so contains what the prior itself joins, and the "dimension-wise KL", which is what
+    is left of the prior hole, is negative where that is much.
 
     Args:
         model: in evaluation mode.
         batches: of images, with what else is given of them.
         samples_per_image: K.
         max_images: N at most, the first of them.
+
+    Raises:
+        ValueError: no images or samples, or a posterior that is a point mass.
     """
     if min(samples_per_image, max_images) < 1:
         raise ValueError(f"expected 1 or more samples_per_image and max_images, got {samples_per_image}, {max_images}.")
-    posteriors, samples, log_priors = list[Distribution](), list[Tensor](), list[Tensor]()
-    factors: Distribution | None = None
-    for batch in _batches(model, batches, max_images):
-        trace = model.trace(batch)
-        if not trace.has_rate or len(trace.sites) != 1:
-            raise ValueError(
-                "decompose_rate: expected one latent site whose posterior has a density, got "
-                f"{[type(site.q).__name__ for site in trace.sites.values()]}: choose the encoder GaussianPosterior."
-            )
-        (site,) = trace.sites.values()
-        z, factors = site.q.sample((samples_per_image,)), _factors(site.p)
-        posteriors.append(site.q)
-        samples.append(z)
-        log_prior = site.p.log_prob(z).unsqueeze(-1) if factors is None else factors.log_prob(z)
-        log_priors.append(log_prior.cpu().double().sum(-1))  # (K, B)
-    _require(len(posteriors), 1)
-    log_p = torch.cat(log_priors, 1).flatten()
-    log_own, log_q, log_product = _log_aggregate(posteriors, torch.cat(samples, 1).flatten(0, 1))
+    parts, several = _batches(model, batches, max_images), False
+    for first in itertools.islice(parts, 1):
+        with seeded(None, first["image"].device):
+            several = len(model.trace(rows(first, slice(0, 2))).sites) > 1
+        parts = _batches(model, itertools.chain([first], parts), MOST_OF_SEVERAL if several else max_images)
+    joints, drawn = list[Joint](), list[dict[str, Site]]()
+    for batch in parts:
+        joint = Joint(model, batch)
+        drawn.append(joint.posterior(samples_per_image))
+        joints += [joint] if several else []  # which hold their images
+    _require(len(drawn), 1)
+    log_p = torch.cat([sum_of(map(log_prior, sites.values())) for sites in drawn], 1).flatten()  # (M,)
+    log_own, log_q, log_product = log_aggregate_of_several(joints, drawn) if several else log_aggregate(drawn)
     differences = [log_own - log_p, log_own - log_q, log_q - log_p]
-    if log_product is not None and factors is not None:
+    if log_product is not None and all(isinstance(site.p, Independent) for site in drawn[0].values()):
         differences += [log_q - log_product, log_product - log_p]
     return Rate(*(mean_error(difference.view(samples_per_image, -1).mean(0)) for difference in differences))
 
@@ -138,43 +143,6 @@ def diagnose(rate_per_latent: Tensor, active: Tensor, matched: float, shuffled: 
     return f"Partial collapse: {found}; to use more, {more}, {fewer or 'or take a weaker decoder'}."
 
 
-def _log_aggregate(posteriors: Sequence[Distribution], z: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-    """log q(z_m|x_m), log q(z_m) and, if all posteriors are diagonal Gaussians, sum_d log q_d(z_md), each (M,) float64,
-    of samples (M, *event), where m belongs to image m mod N."""
-    gaussian = all(type(_factors(q)) is Normal for q in posteriors)
-    log_n, parts, start = math.log(sum(q.batch_shape[0] for q in posteriors)), [], 0
-    for pairs, log_sums in (_gaussian_pairs if gaussian else _any_pairs)(posteriors, z):
-        log_pairs = pairs.cpu().double()
-        own = torch.arange(start, start := start + len(log_pairs)) % log_pairs.shape[1]
-        log_own = log_pairs.gather(1, own[:, None])[:, 0]
-        log_q, log_product = log_pairs.logsumexp(1) - log_n, (log_sums.cpu().double() - log_n).sum(1)
-        parts.append(torch.stack([log_own, log_q, log_product], 1))
-    log_own, log_q, log_product = torch.cat(parts).unbind(1)
-    return log_own, log_q, log_product if gaussian else None
-
-
-def _gaussian_pairs(posteriors: Sequence[Distribution], z: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """log q(z_m|x_n), (b, N), and log sum_n q_d(z_md|x_n), (b, d), for b samples at a time, one dimension at a time."""
-    mu, scale = (torch.cat([getattr(q, name) for q in posteriors]).T.contiguous() for name in ("mean", "stddev"))
-    factor, constant = 1 / (scale * math.sqrt(2)), -scale.log() - math.log(2 * math.pi) / 2
-    for some in z.split(max(1, PAIRS // mu.shape[1])):
-        log_pairs, log_sums = mu.new_zeros(len(some), mu.shape[1]), torch.empty_like(some)
-        for d in range(len(mu)):
-            deviation = torch.sub(some[:, d, None], mu[d]).mul_(factor[d])
-            log_q = torch.addcmul(constant[d], deviation, deviation, value=-1)
-            log_pairs += log_q
-            top = log_q.amax(1, keepdim=True)
-            log_sums[:, d] = log_q.sub_(top).clamp_min_(-NEGLIGIBLE).exp_().sum(1).log_() + top.squeeze(1)
-        yield log_pairs, log_sums
-
-
-def _any_pairs(posteriors: Sequence[Distribution], z: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """log q(z_m|x_n), (b, N), for b samples at a time, by the posteriors' own log_prob, and nothing, (b, 0)."""
-    for some in z.split(max(1, PAIR_VALUES // (max(q.batch_shape[0] for q in posteriors) * z[0].numel()))):
-        each = [q.log_prob(some.unsqueeze(1).expand(-1, *q.batch_shape, *q.event_shape)) for q in posteriors]
-        yield torch.cat(each, 1), z.new_empty(len(some), 0)
-
-
 def _batches(model: LatentModel, batches: Iterable[Batch], at_most: int = sys.maxsize) -> Iterator[Batch]:
     """The first images, where and as the model takes them, a few at a time."""
     like = next(itertools.chain(model.parameters(), model.buffers()), torch.empty(0))
@@ -191,8 +159,3 @@ def _batches(model: LatentModel, batches: Iterable[Batch], at_most: int = sys.ma
 def _require(count: int, needed: int) -> None:
     if count < needed:
         raise ValueError(f"images: expected at least {needed}, got {count}: pass chunks of a larger split.")
-
-
-def _factors(p: Distribution) -> Distribution | None:
-    """The independent factors of a density of vectors, batch_shape (*S, d), where it has them."""
-    return p.base_dist if isinstance(p, Independent) and p.reinterpreted_batch_ndims == 1 else None

@@ -1,6 +1,6 @@
 """log p(x) by annealed importance sampling (Neal 2001), for decoders as in Wu et al. (2017): where importance sampling
 from the encoder's posterior cannot be trusted, since it is that encoder which is in question.
-Shapes: B images, N chains an image; latents (N, B, *event)."""
+Shapes: B images, N chains an image; all latents of a story as one vector, (N, B, D)."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from typing import Literal, NamedTuple, cast
 import torch
 from torch import Tensor
 
-from vae_lightning.core import Batch, Given, LatentModel, rows, seeded, without_image
-from vae_lightning.metrics.estimators.refinement import single_site
+from vae_lightning.core import Batch, LatentModel, rows, seeded
+from vae_lightning.metrics.estimators.joint import Joint
 from vae_lightning.metrics.estimators.tiles import tile_size
 
 ACCEPTANCE = 0.65  # the share of proposals that HMC does best to accept (Beskos et al. 2013)
@@ -53,19 +53,21 @@ def annealed_log_prob(
     sizes are independent of the chains that are, and the mean weight is without bias for p(x); with the usual
     adaptation, by the chains themselves, it is not. Its logarithm lies below log p(x) by about half the squared error.
 
+    The chains move in all latents of the story at once, and need no more of its posteriors than samples and densities.
+
     Args:
-        model: in evaluation mode, of one latent.
+        model: in evaluation mode, of any number of latents.
         given: a batch with "image" (B, C, H, W), integers.
         chains: N, at least 2.
         temperatures: T; the cost is (chains + pilots) T leapfrog_steps gradients of the decoder an image.
         leapfrog_steps: of a transition.
-        start: q(z|x), or p(z), which knows nothing of the encoder and needs more temperatures.
+        start: q(z|x), or p(z), which knows nothing of the encoder and needs more temperatures; z are all latents.
         steepness: of the schedule, see `sigmoidal`; 0 does as well or better from a good posterior.
         pilots: chains an image that set its step size.
         seed: of the chains; torch's own generator is left as it is.
 
     Raises:
-        ValueError: a count out of range, another start, inference mode, several latents, or a point mass.
+        ValueError: a count out of range, another start, inference mode, a point mass, or discrete latents.
     """
     if chains < 2 or min(temperatures, leapfrog_steps, pilots) < 1:
         got = chains, temperatures, leapfrog_steps, pilots
@@ -85,7 +87,7 @@ def annealed_log_prob(
 
 
 class _State(NamedTuple):
-    """Latents, (N, B, *event), with log f_0 and log f_1 - log f_0, (N, B), and the gradients of these in z."""
+    """Latents, (N, B, D), with log f_0 and log f_1 - log f_0, (N, B), and the gradients of these in z."""
 
     z: Tensor
     log_start: Tensor
@@ -98,31 +100,26 @@ class _Path:
     """The densities between start and posterior for a batch, and the chains along them."""
 
     def __init__(self, model: LatentModel, given: Batch, start: str) -> None:
-        self.site, self.model, self.given, self.from_prior = single_site(model, given), model, given, start == "prior"
-        self.start = self.site.p if self.from_prior else self.site.q
-        try:
-            self.scale: Tensor | float = self.start.stddev  # HMC's mass is one over its square
-        except NotImplementedError:  # such as a flow's
-            self.scale = 1.0
+        self.joint, self.from_prior = Joint(model, given), start == "prior"
+        self.joint.require_gradients()
+        self.scale = self.joint.scale(self.from_prior)  # HMC's mass is one over its square
 
     def state(self, z: Tensor) -> _State:
         with torch.enable_grad():
             z = z.detach().requires_grad_()
-            log_start = self.start.log_prob(z)
-            log_ratio = self.model(Given({self.site.name: z}), without_image(self.given)).log_prob(self.given["image"])
-            if not self.from_prior:
-                log_ratio = log_ratio + self.site.p.log_prob(z) - self.site.q.log_prob(z)
-            slopes = [torch.autograd.grad(value.sum(), z)[0] for value in (log_start, log_ratio)]
-        return _State(z.detach(), log_start.detach(), log_ratio.detach(), *slopes)
+            log_q, log_p, log_px = self.joint.log_densities(z)
+            log_start, log_ratio = (log_p, log_px) if self.from_prior else (log_q, log_px + log_p - log_q)
+            slope_start = torch.autograd.grad(log_start.sum(), z, retain_graph=True)[0]
+            slope_ratio = torch.autograd.grad(log_ratio.sum(), z)[0]
+        return _State(z.detach(), log_start.detach(), log_ratio.detach(), slope_start, slope_ratio)
 
     def transition(self, old: _State, b: float, step: Tensor, leapfrog_steps: int) -> tuple[_State, Tensor]:
         """HMC on log f_b with steps (N, B) in units of the start's scale; the state, and the chance of acceptance."""
 
         def energy(state: _State, speed: Tensor) -> Tensor:
-            return 0.5 * speed.square().flatten(2).sum(2) - state.log_start - b * state.log_ratio
+            return 0.5 * speed.square().sum(2) - state.log_start - b * state.log_ratio
 
-        each = (..., *[None] * (old.z.dim() - 2))
-        stride = step[each] * self.scale
+        stride = step[..., None] * self.scale
         new, speed = old, (first := torch.randn_like(old.z))  # in units of the start's scale, as the mass has it
         for _ in range(leapfrog_steps):
             speed = speed + 0.5 * stride * (new.slope_start + b * new.slope_ratio)
@@ -130,13 +127,18 @@ class _Path:
             speed = speed + 0.5 * stride * (new.slope_start + b * new.slope_ratio)
         chance = (energy(old, first) - energy(new, speed)).clamp_max(0).exp().nan_to_num(0)  # 0 if it diverged
         accept = torch.rand_like(chance) < chance
-        z, *others = (torch.where(accept[each] if n.dim() > 2 else accept, n, o) for n, o in zip(new, old, strict=True))
+        z, *others = (
+            torch.where(accept[..., None] if n.dim() > 2 else accept, n, o) for n, o in zip(new, old, strict=True)
+        )
         return _State(z, *others), chance
 
     def log_weights(self, count: int, pilots: int, schedule: list[float], leapfrog_steps: int) -> Tensor:
         """Log weights of all chains but the pilots, (count - pilots, B)."""
-        shape = (count, *self.site.q.batch_shape[len(self.start.batch_shape) :])
-        state = self.state(self.start.sample(shape))
+        if self.from_prior:
+            state = self.state(self.joint.from_prior(count))
+        else:
+            sites = self.joint.posterior(count).items()
+            state = self.state(self.joint.join({name: site.z for name, site in sites}))
         log_weight = torch.zeros_like(state.log_ratio)
         log_step = log_weight.new_full(log_weight.shape[1:], math.log(0.5))
         for before, b in itertools.pairwise(schedule):

@@ -17,8 +17,10 @@ from vae_lightning.metrics.estimators.tiles import tile_size
 class InferenceGap(NamedTuple):
     """Nats, (B,): log p(x) = elbo + amortisation + approximation, the last two being differences of the others."""
 
-    elbo: Tensor  # of the encoder's q(z|x)
-    best_elbo: Tensor  # of the best diagonal Gaussian for this image
+    elbo: Tensor  # of the encoder's q(z|x), of several latents each given those before it
+    best_elbo: (
+        Tensor  # of the best diagonal Gaussian over all latents for this image, or the encoder's if that is higher
+    )
     amortisation: Tensor  # what the encoder loses to that, at least 0
     approximation: Tensor  # what the family loses, the least KL(q || p(z|x)); below 0 only by noise
 
@@ -35,10 +37,11 @@ def inference_gap(
     seed: int = 0,
 ) -> InferenceGap:
     """The two parts of log p(x) - ELBO of each image, by the best Gaussian that `refined` finds. Both bounds are means
-    over the same samples, and the encoder's is the best where the search found no better.
+    over the same noise, and the encoder's is the best where the search found no better, as it may be where several
+    latents hang together under it, which under the Gaussian they cannot.
 
     Args:
-        model: in evaluation mode, of one latent with a diagonal Gaussian posterior.
+        model: in evaluation mode, of latents whose posteriors are diagonal Gaussians.
         given: a batch with "image" (B, C, H, W), integers.
         log_prob: log p(x) of these images, (B,), such as annealed_log_prob's.
         num_samples: K of both bounds.
@@ -48,7 +51,7 @@ def inference_gap(
         seed: of the samples; torch's own generator is left as it is.
 
     Raises:
-        ValueError: a count below 1, log_prob of another shape, inference mode, another posterior, or several.
+        ValueError: a count below 1, log_prob of another shape, inference mode, or another posterior.
     """
     image = given["image"]
     if num_samples < 1:
@@ -60,12 +63,12 @@ def inference_gap(
     with seeded(seed + 1, image.device):
         for i in range(0, len(image), at_once):
             images = slice(i, i + at_once)
-            bounds, sums = Bounds(model, rows(given, images)), []
-            qs = [bounds.q, (best.mean[images], best.scale[images])]
+            bounds, sums, own = Bounds(model, rows(given, images)), [], (best.mean[images], best.scale[images])
             count = max(1, at_once // len(bounds.q[0]))
             for done in range(0, num_samples, count):
                 noise = torch.randn(min(count, num_samples - done), *bounds.q[0].shape).to(bounds.q[0])
-                sums.append(torch.stack([bounds.log_weight(q, noise).sum(0) for q in qs]))
+                weights = bounds.encoders_log_weight(noise), bounds.log_weight(own, noise)
+                sums.append(torch.stack([weight.sum(0) for weight in weights]))
             found.append(torch.stack(sums).sum(0) / num_samples)
     elbo, at_end = torch.cat(found, 1)
     best_elbo = torch.fmax(elbo, at_end)  # also where the search diverged

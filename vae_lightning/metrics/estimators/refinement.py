@@ -1,16 +1,18 @@
 """Each image's own Gaussian, sought by gradient from the encoder's: the best that the family could do, and so what an
 encoder loses to it (Cremer et al. 2018), and a better proposal for importance sampling than an encoder gives.
-Shapes: B images, K samples an image; latents (K, B, d)."""
+Shapes: B images, K samples an image; all latents of a story as one vector, (K, B, D)."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.distributions import Distribution, Independent, Normal
 
-from vae_lightning.core import Batch, Given, LatentModel, Site, rows, seeded, without_image
+from vae_lightning.core import Batch, LatentModel, PosteriorMean, Shape, rows, seeded, told_until
+from vae_lightning.metrics.estimators.joint import Joint, Recorded, diagonal_gaussian, split
 from vae_lightning.metrics.estimators.tiles import tile_size
 
 STEPS, LR, STEP_SAMPLES = 50, 0.05, 2
@@ -27,9 +29,10 @@ CHECKED_SAMPLES = 20
 
 
 class Gaussians(NamedTuple):
-    """q(z) of each of B images for the latent called `site`: mean and scale, (B, d) each."""
+    """q(z) of each of B images, under which all latents are independent: mean and scale, (B, D) each, of the latents
+    side by side, whose names and event shapes are `shapes`."""
 
-    site: str
+    shapes: Mapping[str, Shape]
     mean: Tensor
     scale: Tensor
 
@@ -37,43 +40,59 @@ class Gaussians(NamedTuple):
         return self._replace(scale=by * self.scale)
 
     def posteriors(self, images: slice) -> dict[str, Distribution]:
-        """Those of some images, by the name of their latent, as `LatentModel.trace` takes them."""
-        normal = Normal(self.mean[images], self.scale[images], validate_args=False)
-        return {self.site: Independent(normal, 1, validate_args=False)}
+        """Those of some images, by the names of their latents, as `LatentModel.trace` takes them."""
+        means, scales = (split(self.shapes, value[images]) for value in (self.mean, self.scale))
+        return {
+            name: Independent(Normal(means[name], scales[name], validate_args=False), len(shape), validate_args=False)
+            for name, shape in self.shapes.items()
+        }
 
 
-def single_site(model: LatentModel, given: Batch) -> Site:
-    """The story's only latent, with its p and its density q, for estimates that take gradients in z. ValueError where
-    there are several, a point mass, or no gradients."""
-    if torch.is_inference_mode_enabled():
-        raise ValueError("expected a caller that allows gradients, got torch.inference_mode: use torch.no_grad.")
-    trace = model.trace(given)
-    if len(trace.sites) != 1 or not trace.has_rate:
-        got = "a point mass" if not trace.has_rate else f"{len(trace.sites)} latents"
-        raise ValueError(f"expected a model of one latent with a density q(z|x), got {got}: choose another model.")
-    return next(iter(trace.sites.values()))
+def refinable(joint: Joint) -> bool:
+    """Whether every posterior of the story is a diagonal Gaussian, from which a search can start."""
+    return all(diagonal_gaussian(site.q) for site in joint.sites.values())
 
 
 class Bounds:
-    """Log weights of a batch under diagonal Gaussians (mean, scale), (B, d) each, whose mean is their ELBO."""
+    """Log weights of a batch under diagonal Gaussians (mean, scale), (B, D) each, over all latents, whose mean is their
+    ELBO. `q` is where a search begins: each posterior's mean and scale, given the means of the latents before it."""
 
     def __init__(self, model: LatentModel, given: Batch) -> None:
-        self.site, self.model, self.given = single_site(model, given), model, given
-        q: Distribution = self.site.q
-        if not (isinstance(q, Independent) and isinstance(q.base_dist, Normal) and q.reinterpreted_batch_ndims == 1):
-            got = q.base_dist if isinstance(q, Independent) else q
+        self.joint = Joint(model, given)
+        self.joint.require_gradients()
+        self.shapes = self.joint.shapes
+        if not refinable(self.joint):
+            got = next(site.q for site in self.joint.sites.values() if not diagonal_gaussian(site.q))
+            got = got.base_dist if isinstance(got, Independent) else got
             raise ValueError(
                 f"each image's own posterior (refinement) is sought among diagonal Gaussians, got an encoder's of "
                 f"{type(got).__name__}: set --model.evaluation.refinement 0, or choose GaussianPosterior."
             )
-        self.q: tuple[Tensor, Tensor] = (q.base_dist.loc, q.base_dist.scale)
+        path = Recorded(PosteriorMean())
+        told_until(self.joint.story, path, self.joint.last)
+        self.q: tuple[Tensor, Tensor] = (
+            self.joint.join({name: site.q.mean for name, site in path.sites.items()}),
+            self.joint.join({name: site.q.stddev for name, site in path.sites.items()}),
+        )
 
     def log_weight(self, q: tuple[Tensor, Tensor], noise: Tensor) -> Tensor:
         """log p(x, z) - log q(z), (K, B), at z = mean + scale noise; its gradient takes q's density as fixed."""
         z = q[0] + q[1] * noise
         log_q = Normal(q[0].detach(), q[1].detach(), validate_args=False).log_prob(z).sum(-1)
-        px = self.model(Given({self.site.name: z}), without_image(self.given))
-        return px.log_prob(self.given["image"]) + self.site.p.log_prob(z) - log_q
+        _, log_p, log_px = self.joint.log_densities(z)
+        return log_px + log_p - log_q
+
+    def encoders_log_weight(self, noise: Tensor) -> Tensor:
+        """log p(x, z) - log q(z|x), (K, B), under the encoder's own posteriors, whose later latents hang on the earlier
+        ones, at z = mean + scale noise of each: of a single latent `log_weight` of `q`."""
+        parts = split(self.shapes, noise)
+
+        def draw(name: str, p: Distribution, q: Distribution | None = None) -> Tensor:
+            assert q is not None
+            return q.mean + q.stddev * parts[name]
+
+        log_q, log_p, log_px = self.joint.log_densities(self.joint.drawn(draw))
+        return log_px + log_p - log_q
 
     @torch.enable_grad()
     def search(self, steps: int, lr: float, samples: int) -> tuple[Tensor, Tensor]:
@@ -100,11 +119,14 @@ def refined(
     for an image whose search found no better one, as where it is as narrow as the steps are long. Also in
     torch.inference_mode.
 
+    Of several latents it is one diagonal Gaussian over them all, sought from the encoder's along the path of the means;
+    what the encoder knows of one latent given another it does not keep.
+
     An importance-sampled p(x) has no bias whatever its proposal, as long as the samples that weigh are not those that
     sought: these come from a generator of their own.
 
     Args:
-        model: in evaluation mode, of one latent with a diagonal Gaussian posterior.
+        model: in evaluation mode, of latents whose posteriors are diagonal Gaussians.
         given: a batch with "image" (B, C, H, W), integers.
         steps: of the search.
         lr: its first learning rate: a mean can move by steps lr / 2.
@@ -112,7 +134,7 @@ def refined(
         seed: of the samples; torch's own generator is left as it is.
 
     Raises:
-        ValueError: a count below 1, another posterior, or several.
+        ValueError: a count below 1, or another posterior.
     """
     if min(steps, step_samples) < 1:
         raise ValueError(f"refinement: expected at least 1 of steps and step_samples, got {(steps, step_samples)}.")
@@ -134,4 +156,4 @@ def refined(
             )
             better = (last > first)[:, None]  # not where it is nan
             found.append([torch.where(better, b, q) for b, q in zip(best, bounds.q, strict=True)])
-        return Gaussians(bounds.site.name, *(torch.cat(parts) for parts in zip(*found, strict=True)))
+        return Gaussians(bounds.shapes, *(torch.cat(parts) for parts in zip(*found, strict=True)))
