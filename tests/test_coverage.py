@@ -16,10 +16,11 @@ from torch.distributions import Normal
 
 from tests.test_estimators import SCALE, SHAPE, correlated, linear_gaussian, orthogonal, precision
 from tests.test_information import Channel
+from tests.test_pareto import measured
 from vae_lightning.conditionals import BernoulliLikelihood
 from vae_lightning.core import Spec
 from vae_lightning.measure import measure
-from vae_lightning.metrics import Evaluation, importance, independent_pixels_nll, pca_squared_error
+from vae_lightning.metrics import importance, independent_pixels_nll, mean_error, pca_squared_error
 from vae_lightning.metrics.anomaly import auroc
 from vae_lightning.metrics.baselines import ppca_log_prob
 from vae_lightning.metrics.estimators.annealing import annealed_log_prob
@@ -53,7 +54,7 @@ def covered(name: str, found: Sequence[tuple[float, float]] | Tensor, truth: flo
 
 def means(values: Tensor) -> list[tuple[float, float]]:
     """As `test` prints the mean of (SEEDS, N) over the images of each seed."""
-    return [measure._mean(row) for row in values]
+    return [mean_error(row) for row in values]
 
 
 class Truth:
@@ -104,12 +105,9 @@ def test_bound_terms_gap_and_reconstruction() -> None:
     found: dict[str, list[tuple[float, float]]] = {}
     with torch.no_grad():
         for image in x.split(IMAGES):
-            evaluation = Evaluation(model, 2, torch.device("cpu"), keep=True)
-            trace = evaluation.bound({"image": image})
-            evaluation.likelihood({"image": image}, trace, samples)
-            evaluation.reconstruction({"image": image}, trace)
+            evaluation = measured(model, image, samples)
             results = evaluation.results()
-            asked = SimpleNamespace(results=results, evaluation=evaluation, test_samples=samples, test_refinement=0)
+            asked = SimpleNamespace(results=results, evaluation=evaluation)
             printed = measure.likelihood(asked).rows  # type: ignore[arg-type]
             for name, value in {**results, **{row.name: (row.mean, row.error) for row in printed}}.items():
                 found.setdefault(name, []).append(value)
@@ -237,8 +235,7 @@ def test_bits_of_binary_images() -> None:
         train, test = drawn[:100_000], drawn[100_000:]
         found: dict[str, list[tuple[float, float]]] = {}
         for image in test.split(IMAGES):
-            evaluation = Evaluation(model, 2, torch.device("cpu"))
-            evaluation.likelihood({"image": image}, evaluation.bound({"image": image}), 100)
+            evaluation = measured(model, image, 100)
             for name, value in evaluation.results().items():
                 found.setdefault(name, []).append(value)
     covered("bits_per_dim", found["bits_per_dim"], -(share @ elbo) / math.log(16))

@@ -14,11 +14,12 @@ from torch import Tensor
 from torch.distributions import Normal
 
 from tests.test_estimators import correlated, exact, linear_gaussian, orthogonal, precision
-from vae_lightning.core import Batch, FromPosterior
+from vae_lightning.core import Batch, FromPosterior, Spec
 from vae_lightning.measure import measure
-from vae_lightning.metrics import Evaluation, importance
+from vae_lightning.metrics import ImageEvaluation, importance
 from vae_lightning.metrics.estimators.importance import Importance
 from vae_lightning.metrics.estimators.pareto import PRIOR_SHAPE, PRIOR_WEIGHTS, keep_largest, pareto_shape, tail_length
+from vae_lightning.models import VAE
 
 
 def unshrunk(shape: Tensor, tail: int) -> Tensor:
@@ -55,6 +56,15 @@ def test_gaussian_weights_have_the_known_tail() -> None:
         z = s * torch.randn(40_000, 50).double()
         log_weight = Normal(0.0, 1.0).log_prob(z) - Normal(0.0, s).log_prob(z)
         assert (pareto_shape(log_weight.topk(tail + 1, 0).values) < 0.1).all()
+
+
+@torch.no_grad()
+def measured(model: VAE, x: Tensor, samples: int) -> ImageEvaluation:
+    """The pass of a test over some images."""
+    evaluation = ImageEvaluation(samples)
+    evaluation.start(torch.device("cpu"), keep=True)
+    evaluation.update(model, Spec(tuple(x.shape[1:]), 2), {"image": x}, "test")
+    return evaluation
 
 
 class Drawn:
@@ -131,12 +141,9 @@ def studied(weight: Tensor, wider: float, samples: int) -> tuple[Importance, flo
     found = importance(model, {"image": x}, [samples])
     error = (found.variance([samples])[0].mean() / len(x)).sqrt()
     off = ((exact(model, x) - found.log_prob[0]).mean() / error).item()
-    evaluation = Evaluation(model, 2, torch.device("cpu"), keep=True)
+    evaluation = measured(model, x, samples)
     with torch.no_grad():
-        evaluation.likelihood({"image": x}, evaluation.bound({"image": x}), samples)
-        asked = SimpleNamespace(
-            results=evaluation.results(), evaluation=evaluation, test_samples=samples, test_refinement=0
-        )
+        asked = SimpleNamespace(results=evaluation.results(), evaluation=evaluation)
         section = measure.likelihood(asked)  # type: ignore[arg-type]
     (row,) = [row for row in section.rows if row.name == "pareto_high"]
     assert row.mean == pytest.approx(100 * (evaluation.per_image["pareto_k"] > 0.7).double().mean().item())
@@ -161,7 +168,5 @@ def test_an_error_that_does_not_hold_is_said_not_to() -> None:
 
 def test_too_few_samples_tell_of_no_tail() -> None:
     model, x = linear_gaussian(orthogonal())
-    evaluation = Evaluation(model, 2, torch.device("cpu"), keep=True)
-    with torch.no_grad():
-        evaluation.likelihood({"image": x}, evaluation.bound({"image": x}), 20)
+    evaluation = measured(model, x, 20)
     assert not {"pareto_k", "pareto_high"} & (set(evaluation.results()) | set(evaluation.per_image))
