@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from vae_lightning.trained import TrainedModel, load_model
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = ["TrainedModel", "__version__", "load_model"]
 
 
