@@ -25,7 +25,9 @@ class Schedule(ABC):
 
 def _require_weights(name: str, *weights: float) -> None:
     if not min(weights) >= 0:
-        raise ValueError(f"{name}: expected numbers of at least 0, got {min(weights)}: no weight is negative.")
+        raise ValueError(
+            f"{name}: expected weights of at least 0, got {min(weights)}: a bound and a rate have no negative one."
+        )
 
 
 def _require_share(name: str, share: float, zero: bool = False) -> None:
