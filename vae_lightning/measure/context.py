@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -12,9 +13,14 @@ from torch import Tensor
 from vae_lightning.core import Batch, LatentModel, PosteriorMean, centre
 from vae_lightning.data import ImageData, Images
 from vae_lightning.data.source import CHUNK_VALUES
+from vae_lightning.metrics.estimators.annealing import annealed_log_prob
 
 HELD_VALUES = 2**28
 """Values of images that a study holds at most: 1 GiB in float32."""
+CHECKED = 50
+"""Test images on which the costly checks of log p(x) are made."""
+TEMPERATURES, LEAPFROG_STEPS = 50, 5
+"""Of annealed importance sampling: a minute for a small net, and some tenths of a nat of standard error an image."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +60,12 @@ class ModelAndData:
         """Whole batches of images, on the device, 500 at a time."""
         for batch in images.batches(images.at_most(500, CHUNK_VALUES), order):
             yield {name: value.to(self.device) for name, value in batch.items()}
+
+    @cached_property
+    def annealed(self) -> tuple[Batch, Tensor]:
+        """Some test images, and their log p(x) by annealed importance sampling, (B,)."""
+        given = next(self.batches(self.test[self.test_rows(CHECKED)]))
+        return given, annealed_log_prob(self.model, given, 16, TEMPERATURES, LEAPFROG_STEPS, steepness=0.0).log_prob
 
     def codes(self, images: Images) -> Tensor:
         """The centres of all latents' posteriors, side by side, (N, d), on the CPU."""

@@ -1,32 +1,35 @@
 """What `test` measures beyond the one pass: studies of whole sets, each a section of its own.
 
-Every study draws from a generator of its own seed, so that leaving one out changes no other's numbers.
+Every study says which models and data it is for, and draws from a generator of its own seed, so that leaving one out
+changes no other's numbers.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import torch
+from torch import Tensor
 
 from vae_lightning.core import seeded
 from vae_lightning.measure.appearance import copies, in_inception, samples, sharpness
 from vae_lightning.measure.context import ModelAndData, percent
+from vae_lightning.measure.study import Study, ask
 from vae_lightning.metrics import importance, mean_error
 from vae_lightning.metrics.baselines import ppca_log_prob
-from vae_lightning.metrics.estimators.annealing import annealed_log_prob
 from vae_lightning.metrics.estimators.gap import inference_gap, prior_log_prob
 from vae_lightning.metrics.estimators.refinement import Gaussians, refined
-from vae_lightning.metrics.information import active_units, decompose_rate, diagnose, shuffled_distortion
+from vae_lightning.metrics.information import (
+    MOST_OF_SEVERAL,
+    active_units,
+    decompose_rate,
+    diagnose,
+    shuffled_distortion,
+)
 from vae_lightning.metrics.representation import knn_accuracy, label_efficiency, linear_probe
 from vae_lightning.objectives.elbo import kl_per_latent
 from vae_lightning.report.results import Section
 
-CHECKED = 50
-"""Test images on which the costly checks of log p(x) are made."""
-TEMPERATURES, LEAPFROG_STEPS = 50, 5
-"""Of annealed importance sampling: a minute for a small net, and some tenths of a nat of standard error an image."""
 CHECK_SAMPLES = 5000
 """Importance samples, and samples from the prior, of these checks."""
 PROBED = 10_000
@@ -38,37 +41,41 @@ NATS = "nats/image"
 
 def studies(tested: ModelAndData) -> list[Section]:
     """All sections that this model and these data admit."""
-    sections = list[Section]()
+    sections, known = list[Section](), ask(tested)
     with torch.no_grad():
-        probe = tested.model.trace(next(tested.batches(tested.test[torch.arange(1)])))
-        labelled = tested.data.splits["test"].label is not None
-        codes: list[Callable[[ModelAndData], Section]] = [representation] if labelled else []
-        alone = [information, checks] if len(probe.sites) == 1 else [several]
-        latent = [*alone, sharpness, *([samples] if labelled else []), in_inception, copies]
-        for study in [*(latent if probe.has_rate else []), *codes, gaussian]:
+        for study in STUDIES:
+            if not study.admits(known):
+                continue
             with seeded(1, tested.device):
                 try:
-                    sections.append(study(tested))
-                except ValueError as error:  # of one study, which is not to lose the others
-                    sections.append(Section(f"Left out: {study.__name__}", notes=[str(error)]))
+                    sections.append(study.function(tested))
+                except ValueError as error:  # that nobody foresaw, and that is not to lose the other studies
+                    sections.append(Section(f"Left out: {study.function.__name__}", notes=[str(error)]))
     return [section for section in sections if section.rows or section.notes]
 
 
 def information(tested: ModelAndData) -> Section:
     """What the rate is made of, and whether the decoder uses the latents."""
-    section, model = Section("What the latents carry"), tested.model
-    found = decompose_rate(model, tested.mixed())
+    section, model, known = Section("What the latents carry"), tested.model, ask(tested)
+    several = known.sites > 1
+    found = decompose_rate(model, tested.mixed(), max_images=PROBED)
     labels = {
         "rate": "the rate by samples, sum of the next two",
-        "mutual_information": "mutual information of image and latent",
+        "mutual_information": f"mutual information of image and latent{'s' if several else ''}",
         "prior_hole": "KL of the aggregate posterior to the prior",
         "total_correlation": "of it: total correlation of the latents",
-        "dimension_wise_kl": "of it: dimension-wise KL",
+        "dimension_wise_kl": f"of it: dimension-wise KL{', given the latents above' if several else ''}",
     }
     for name, label in labels.items():
         if (value := getattr(found, name)) is not None:
             section.add("sampled_rate" if name == "rate" else name, label, value, NATS)
-    limit = math.log(min(len(tested.test), PROBED))
+    images = min(known.images, MOST_OF_SEVERAL if several else PROBED)
+    if several:
+        section.notes.append(
+            f"The {known.sites} latents are taken as one, of {images} of {known.images} test images: each pair of "
+            "them is a telling of the story. Their total correlation contains what the prior itself joins."
+        )
+    limit = math.log(images)
     if found.mutual_information[0] > 0.9 * limit:
         section.notes.append(
             f"The mutual information is near its ceiling here, log N = {limit:.2f} nats: it tells of N."
@@ -77,39 +84,33 @@ def information(tested: ModelAndData) -> Section:
     section.add("shuffled_distortion", "distortion with another image's latents", shuffled, NATS)
     active = active_units(tested.codes(tested.test))
     section.add("active_units", f"active of the {len(active)} latents", (int(active.sum()), math.nan), "latents")
-    try:
-        sites = (next(iter(model.trace(batch).sites.values())) for batch in tested.batches(tested.test))
-        parts = [kl_per_latent(site).flatten(1).sum(0) for site in sites]
-    except (ValueError, NotImplementedError):
+    rates, each = dict[str, list[Tensor]](), list[Tensor]()
+    for batch in tested.batches(tested.test):
+        sites = model.trace(batch).sites.values()
+        for site in sites:
+            rates.setdefault(site.name, []).append(site.kl())
+        if known.rate_of_each:
+            each.append(torch.cat([kl_per_latent(site).flatten(1) for site in sites], 1).sum(0))
+    for name, parts in rates.items() if several else ():
+        section.add(f"rate_{name}", f"rate of {name}", mean_error(torch.cat(parts)), NATS)
+    if not known.rate_of_each:
         section.notes.append("No rate of each latent, by which to tell collapsed ones: the prior does not factorise.")
         return section
-    section.notes.append(diagnose(sum(parts).cpu() / len(tested.test), active, matched[0], shuffled[0]))  # type: ignore[union-attr]
-    return section
-
-
-def several(tested: ModelAndData) -> Section:
-    """Of a story with more latents than one: whether the decoder uses them."""
-    section = Section("What the latents carry")
-    _, shuffled = shuffled_distortion(tested.model, tested.mixed())
-    section.add("shuffled_distortion", "distortion with another image's latents", shuffled, NATS)
-    section.notes.append(
-        "The parts of the rate, active units and the checks of log p(x) are a single latent's, and are left out; codes "
-        "are those of the story's first."
-    )
+    of_each = torch.stack(each).sum(0).cpu() / known.images
+    setting = "" if several else "--model.latent_model.latent_size"
+    section.notes.append(diagnose(of_each, active, matched[0], shuffled[0], setting))
     return section
 
 
 def checks(tested: ModelAndData) -> Section:
-    """log p(x) of some images by independent estimators, and the gap's two parts."""
-    given = next(tested.batches(tested.test[tested.test_rows(CHECKED)]))
-    count = len(next(iter(given.values())))
-    section = Section(f"log p(x) of {count} test images, checked")
+    """log p(x) of some images by independent estimators."""
+    given, annealed = tested.annealed
+    section = Section(f"log p(x) of {len(annealed)} test images, checked")
     proposals: dict[str, tuple[str, Gaussians | None]] = {"checked": ("", None)}
-    try:
+    if ask(tested).gaussian:
         proposals["refined"] = (", refined posteriors", refined(tested.model, given).widened())
-    except ValueError as error:  # another posterior than a diagonal Gaussian
-        section.notes.append(f"No refined posteriors: {error}")
-    annealed = annealed_log_prob(tested.model, given, 16, TEMPERATURES, LEAPFROG_STEPS, steepness=0.0).log_prob
+    else:
+        section.notes.append("No refined posteriors and no parts of the gap: they are sought among diagonal Gaussians.")
     found = {}
     for name, (which, proposal) in proposals.items():
         found[name] = importance(tested.model, given, [CHECK_SAMPLES], proposal=proposal).log_prob[0]
@@ -125,10 +126,14 @@ def checks(tested: ModelAndData) -> Section:
         section.notes.append(
             f"Samples from the prior miss the latents that matter: {CHECK_SAMPLES} say {missed:.1f} nats too much."
         )
-    try:
-        gap = inference_gap(tested.model, given, annealed)
-    except ValueError:
-        return section  # another posterior than a diagonal Gaussian
+    return section
+
+
+def losses(tested: ModelAndData) -> Section:
+    """The two parts of the gap of some images' ELBO to log p(x)."""
+    given, annealed = tested.annealed
+    section = Section(f"What the ELBO of {len(annealed)} test images loses")
+    gap = inference_gap(tested.model, given, annealed)
     section.add(
         "amortisation_gap", "what the encoder loses to the best Gaussian", mean_error(gap.amortisation), NATS, "lower"
     )
@@ -140,8 +145,7 @@ def gaussian(tested: ModelAndData) -> Section:
     """Probabilistic PCA with as many components as the model has latents: the linear model to beat."""
     section = Section("Probabilistic PCA")
     size = tested.codes(tested.test[torch.arange(1)]).shape[1]
-    values = math.prod(tested.data.image_shape)
-    if tested.data.levels > 2 and size < values <= LARGEST:
+    if size < math.prod(tested.data.image_shape):
         log_prob = ppca_log_prob(tested.data.fixed("train").chunks(), tested.test.chunks(), tested.data.levels, size)
         section.add("ppca_nll", f"-log density, {size} components", mean_error(-log_prob), NATS)
         section.notes.append(
@@ -178,3 +182,17 @@ def representation(tested: ModelAndData) -> Section:
             )
     section.notes.append(f"Trained on {len(train)} training images.")
     return section
+
+
+STUDIES = (
+    Study(information, images=2),
+    Study(checks, continuous=True),
+    Study(losses, continuous=True, gaussian=True),
+    Study(sharpness),
+    Study(samples, labels=True),
+    Study(in_inception),
+    Study(copies),
+    Study(representation, rate=False, labels=True),
+    Study(gaussian, rate=False, grey=True, values=LARGEST),
+)
+"""In the order in which they are shown."""

@@ -121,13 +121,20 @@ def shuffled_distortion(model: LatentModel, batches: Iterable[Batch]) -> tuple[M
     return mean_error(torch.cat(matched)), (mean, math.sqrt(error**2 + 2 * shared / len(terms)))
 
 
-def diagnose(rate_per_latent: Tensor, active: Tensor, matched: float, shuffled: float) -> str:
+def diagnose(
+    rate_per_latent: Tensor,
+    active: Tensor,
+    matched: float,
+    shuffled: float,
+    setting: str = "--model.latent_model.latent_size",
+) -> str:
     """Whether the posterior has collapsed to the prior, and the setting to change, in a sentence.
 
     Args:
         rate_per_latent: mean over images of KL(q(z_d|x) || p(z_d)), nats, (d,).
         active: `active_units`, (d,).
         matched, shuffled: the means of `shuffled_distortion`, nats.
+        setting: the one that says how many latents there are; "" where there is none.
     """
     carry = active & (rate_per_latent > CARRIED)
     used, size, cost = int(carry.sum()), len(carry), shuffled - matched
@@ -139,7 +146,7 @@ def diagnose(rate_per_latent: Tensor, active: Tensor, matched: float, shuffled: 
         return f"Full collapse: {found}; {more}, or take a weaker decoder."
     if used == size:
         return f"No collapse: {found}."
-    fewer = f"or do with a smaller --model.latent_model.latent_size ({used})" if 0 < used <= size / 2 else ""
+    fewer = f"or do with a smaller {setting} ({used})" if setting and 0 < used <= size / 2 else ""
     return f"Partial collapse: {found}; to use more, {more}, {fewer or 'or take a weaker decoder'}."
 
 

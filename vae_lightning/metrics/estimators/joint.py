@@ -45,7 +45,8 @@ def split(shapes: Mapping[str, Shape], z: Tensor) -> dict[str, Tensor]:
     return {name: part.reshape(*z.shape[:-1], *shapes[name]) for name, part in zip(shapes, parts, strict=True)}
 
 
-def _is_discrete(q: Distribution) -> bool:
+def is_discrete(q: Distribution) -> bool:
+    """Whether the values of q are discrete, so that no gradient leads to them."""
     try:
         return bool(getattr(q.support, "is_discrete", False))
     except NotImplementedError:
@@ -97,7 +98,7 @@ class Joint:
 
     def require_gradients(self) -> None:
         """ValueError where there are no gradients in z: of discrete latents, and in inference mode."""
-        if any(_is_discrete(site.q) for site in self.sites.values()):
+        if any(is_discrete(site.q) for site in self.sites.values()):
             raise ValueError(f"expected continuous latents, got {self._kinds}: choose another model.")
         if torch.is_inference_mode_enabled():
             raise ValueError("expected a caller that allows gradients, got torch.inference_mode: use torch.no_grad.")

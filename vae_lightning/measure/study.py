@@ -1,0 +1,84 @@
+"""What a study needs, and what a model and its data have."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+
+from vae_lightning.core import Site, seeded
+from vae_lightning.measure.context import ModelAndData
+from vae_lightning.metrics.estimators.joint import diagonal_gaussian, is_discrete
+from vae_lightning.objectives.elbo import kl_per_latent
+from vae_lightning.report.results import Section
+
+
+class Known(NamedTuple):
+    """What a model and its data are to a study: see `ask`."""
+
+    sites: int
+    rate: bool
+    continuous: bool
+    gaussian: bool
+    rate_of_each: bool
+    labels: bool
+    grey: bool
+    images: int
+    values: int
+
+
+class Study(NamedTuple):
+    """A study, and the models and data that it is for.
+
+    Args:
+        function: makes the section; an empty one is left out.
+        rate: needs posteriors with a density, and so a prior that codes follow.
+        continuous: needs gradients in the latents.
+        gaussian: needs posteriors that are diagonal Gaussians.
+        labels: needs labels.
+        grey: needs more than two levels.
+        images: of the test, that it needs at least.
+        values: an image, that it takes at most.
+    """
+
+    function: Callable[[ModelAndData], Section]
+    rate: bool = True
+    continuous: bool = False
+    gaussian: bool = False
+    labels: bool = False
+    grey: bool = False
+    images: int = 1
+    values: float = math.inf
+
+    def admits(self, known: Known) -> bool:
+        needs = ("rate", "continuous", "gaussian", "labels", "grey")
+        enough = known.images >= self.images and known.values <= self.values
+        return enough and all(getattr(known, name) or not getattr(self, name) for name in needs)
+
+
+def ask(tested: ModelAndData) -> Known:
+    """What model and data say of themselves, by the trace of one image, after which random numbers go on as before."""
+    with seeded(None, tested.device), torch.no_grad():
+        trace = tested.model.trace(next(tested.batches(tested.test[torch.arange(1)])))
+    sites = trace.sites.values()
+    return Known(
+        sites=len(sites),
+        rate=trace.has_rate,
+        continuous=not any(is_discrete(site.q) for site in sites),
+        gaussian=all(diagonal_gaussian(site.q) for site in sites),
+        rate_of_each=trace.has_rate and all(map(_has_rate_of_each, sites)),
+        labels=tested.data.splits["test"].label is not None,
+        grey=tested.data.levels > 2,
+        images=len(tested.test),
+        values=math.prod(tested.data.image_shape),
+    )
+
+
+def _has_rate_of_each(site: Site) -> bool:
+    try:
+        kl_per_latent(site)
+    except (ValueError, NotImplementedError):  # dependent latents, or a pair that torch has no closed form of
+        return False
+    return True
