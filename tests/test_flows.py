@@ -163,11 +163,11 @@ def correlation() -> float:
 
 def test_settings_without_sense_are_refused() -> None:
     spec = Spec((1, 2, 2), 2)
-    with pytest.raises(ValueError, match="SplineFlowPosterior.transforms: expected at least 1, got 0"):
+    with pytest.raises(ValueError, match=r"SplineFlowPosterior\.transforms: expected at least 1, got 0"):
         SplineFlowPosterior(spec, (2,), transforms=0)
-    with pytest.raises(ValueError, match="SplineFlowPosterior.bins: expected at least 2, got 1"):
+    with pytest.raises(ValueError, match=r"SplineFlowPosterior\.bins: expected at least 2, got 1"):
         SplineFlowPosterior(spec, (2,), bins=1)
-    with pytest.raises(ValueError, match="InverseAutoregressivePosterior.hidden: expected 1 or more widths"):
+    with pytest.raises(ValueError, match=r"InverseAutoregressivePosterior\.hidden: expected 1 or more widths"):
         InverseAutoregressivePosterior(spec, (2,), hidden=[])
 
 
