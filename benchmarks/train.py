@@ -27,8 +27,8 @@ from benchmarks.harness import arguments, compare
 from vae_lightning.commands import cli  # noqa: F401 (its classes, which the configuration names by their last word)
 from vae_lightning.commands.main import main
 from vae_lightning.data import ImageData
+from vae_lightning.models.build import build
 from vae_lightning.train.process import tune_process
-from vae_lightning.trained import build
 
 HERE = Path(__file__).parent
 COMPILED, HALF = "--model.compile=true", "--trainer.precision=bf16-mixed"

@@ -2,44 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import cached_property
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from vae_lightning import conditionals, models, nets  # noqa: F401 (their classes, which a record names by the last word)
-from vae_lightning.checkpoint import RECORD, find_checkpoint, load_weights, read_checkpoint
 from vae_lightning.core import Batch, FromPrior, Given, LatentModel, PosteriorMean, Spec, Trace, seeded
 from vae_lightning.metrics import log_prob
 from vae_lightning.metrics.estimators.refinement import refined
-
-
-def spec_of(record: dict[str, Any]) -> Spec:
-    """What the data were, by a checkpoint's record."""
-    classes = record["classes"]
-    return Spec(tuple(record["image_shape"]), record["levels"], None if classes is None else tuple(classes))
-
-
-def build(record: dict[str, Any]) -> LatentModel:
-    """The latent model of a checkpoint's record, plain data, through jsonargparse as the command line.
-
-    Raises:
-        ValueError: the configuration names a class or a key that does not exist.
-    """
-    from jsonargparse import ArgumentError, ArgumentParser
-
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_argument("--latent_model", type=Callable[[Spec], LatentModel])
-    try:
-        parsed = parser.parse_object({"latent_model": record["config"]["model"]["latent_model"]})
-    except ArgumentError as error:
-        raise ValueError(f"the model's configuration does not fit this version of vae_lightning: {error}") from error
-    model: LatentModel = parser.instantiate(parsed).latent_model(spec_of(record))
-    layout = torch.channels_last if record["config"]["model"].get("channels_last") else torch.contiguous_format
-    return model.to(memory_format=layout)  # as in training: another layout sums in another order
+from vae_lightning.models.build import spec_of, trained
 
 
 class TrainedModel(nn.Module):
@@ -167,12 +140,12 @@ def load_model(path: str, device: str = "cpu") -> TrainedModel:
 
     Raises:
         FileNotFoundError: no checkpoint there.
-        ValueError: the file is no checkpoint of this project, or is damaged.
+        ValueError: the file is no checkpoint of this project, is damaged, or is of a model without latents.
     """
-    file = find_checkpoint(path)
-    content = read_checkpoint(file)
-    record = content[RECORD]
-    latent_model, name = build(record), "latent_model."
-    weights = {key.removeprefix(name): value for key, value in content["state_dict"].items() if key.startswith(name)}
-    load_weights(latent_model, weights, file)
+    latent_model, record, file = trained(path)
+    if not isinstance(latent_model, LatentModel):
+        raise ValueError(
+            f"{file}: expected a model with latents, got {type(latent_model).__name__}, which draws, encodes and "
+            "scores no images: rebuild it with vae_lightning.models.build.trained."
+        )
     return TrainedModel(latent_model, spec_of(record)).eval().to(device)

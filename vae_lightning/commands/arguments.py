@@ -92,5 +92,6 @@ def quieten() -> None:
         "treespec",
         "`isinstance\\(treespec",
         "exists and is not empty",
+        "in eval mode at the start of training",
     ):
         warnings.filterwarnings("ignore", f".*{words}.*")

@@ -16,13 +16,14 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from vae_lightning import conditionals, data, metrics, models, nets, objectives
-from vae_lightning.checkpoint import find_checkpoint, folder_of, load_weights, read_checkpoint
+from vae_lightning.checkpoint import RECORD, find_checkpoint, folder_of, load_weights, read_checkpoint
 from vae_lightning.commands.arguments import Opened, checkpoint_config, quieten
 from vae_lightning.commands.explain import explain
 from vae_lightning.commands.trainer import CommandTrainer
 from vae_lightning.data import ImageData
 from vae_lightning.files import require_writable
 from vae_lightning.measure.measure import measure
+from vae_lightning.models.frozen import frozen_parts, take_records, write_records
 from vae_lightning.report.curve import draw_curve
 from vae_lightning.report.page import report
 from vae_lightning.report.predictions import write_predictions
@@ -91,6 +92,9 @@ class CLI(LightningCLI):
             raise ValueError(
                 f"{self.subcommand}: expected --ckpt_path with a checkpoint file or a run's folder, got none."
             )
+        if any(frozen_parts(section.model)):
+            said = None if checkpoint is None else read_checkpoint(Path(checkpoint))[RECORD]["config"]["model"]
+            take_records(section.model, said)
         if section.model.image_shape is None:
             data_parser = ArgumentParser()
             data_parser.add_class_arguments(ImageData, "data")
@@ -117,6 +121,8 @@ class CLI(LightningCLI):
         recorded = section.clone()
         recorded.ckpt_path = None
         text = self._parser(self.subcommand).dump(recorded, skip_none=False)
+        if write_records(plain := yaml.safe_load(text)):
+            text = yaml.safe_dump(plain, sort_keys=False)
         if section.ckpt_path is not None and section.run.name is None:
             checkpoint = Path(section.ckpt_path)
             self.run_folder, self.until = folder_of(checkpoint), self._read(checkpoint)["global_step"]

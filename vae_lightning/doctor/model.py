@@ -96,7 +96,8 @@ def start(case: Case) -> Iterator[Finding]:
 
 def gradients(case: Case) -> Iterator[Finding]:
     parts, batch = case.parts(), case.take(min(32, case.data.batch_size))
-    named, moved, bad, norms = dict(parts.named_parameters()), set[str](), list[str](), list[float]()
+    trained = {name: p for name, p in parts.named_parameters() if p.requires_grad}  # not those of a frozen run
+    named, moved, bad, norms = trained, set[str](), list[str](), list[float]()
     while len(norms) < 3 and not bad:  # short steps, after which a layer that begins at zero hides no other
         parts.zero_grad()
         case.loss(parts, batch).backward()

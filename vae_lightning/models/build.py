@@ -1,0 +1,60 @@
+"""The model of a checkpoint's record: the one parser that serves trained models, frozen parts and scripts alike."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vae_lightning.checkpoint import RECORD, find_checkpoint, load_weights, read_checkpoint
+from vae_lightning.core import Model, Spec
+
+PREFIX = "latent_model."
+"""Of the model's weights in a checkpoint."""
+
+
+def spec_of(record: dict[str, Any]) -> Spec:
+    """What the data were, by a checkpoint's record."""
+    classes = record["classes"]
+    return Spec(tuple(record["image_shape"]), record["levels"], None if classes is None else tuple(classes))
+
+
+def build(record: dict[str, Any]) -> Model:
+    """The model of a checkpoint's record, plain data, through jsonargparse as the command line: without its weights.
+
+    Raises:
+        ValueError: the configuration names a class or a key that does not exist.
+    """
+    from jsonargparse import ArgumentError, ArgumentParser
+
+    from vae_lightning import conditionals, models, nets  # noqa: F401 (a record names their classes by the last word)
+
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--latent_model", type=Callable[[Spec], Model])
+    try:
+        parsed = parser.parse_object({"latent_model": record["config"]["model"]["latent_model"]})
+    except ArgumentError as error:
+        raise ValueError(f"the model's configuration does not fit this version of vae_lightning: {error}") from error
+    model: Model = parser.instantiate(parsed).latent_model(spec_of(record))
+    layout = torch.channels_last if record["config"]["model"].get("channels_last") else torch.contiguous_format
+    return model.to(memory_format=layout)  # as in training: another layout sums in another order
+
+
+def trained(path: str) -> tuple[Model, dict[str, Any], Path]:
+    """The model of a checkpoint file or a run's folder with its weights, its record, and the checkpoint.
+
+    Raises:
+        FileNotFoundError: no checkpoint there.
+        ValueError: the file is no checkpoint of this project, or is damaged.
+    """
+    file = find_checkpoint(path)
+    content = read_checkpoint(file)
+    record: dict[str, Any] = content[RECORD]
+    model = build(record)
+    state: dict[str, Tensor] = content["state_dict"]
+    weights = {key.removeprefix(PREFIX): value for key, value in state.items() if key.startswith(PREFIX)}
+    load_weights(model, weights, file)
+    return model, record, file

@@ -1,0 +1,239 @@
+"""Trained runs as parts of the next: frozen, and inside the checkpoint of what they are a part of.
+
+In a configuration a part names its run; the command line writes what that run's checkpoint says of its model beside the
+name, as `record`, and the weights go into the new checkpoint's own. Once they are there, the run is not opened again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import pydoc
+from collections.abc import Iterator
+from typing import Any, TypeVar, cast
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Distribution
+
+from vae_lightning.checkpoint import RECORD, find_checkpoint, read_checkpoint
+from vae_lightning.core import Batch, Conditional, LatentModel, Shape, Spec, Story, seeded
+from vae_lightning.models.build import build, spec_of, trained
+
+Self = TypeVar("Self", bound="FromRun")
+
+
+class FromRun(nn.Module):
+    """Something of a trained run: always in evaluation mode, without gradients of its own weights, though they pass
+    through it to what it is told."""
+
+    has_weights: bool
+
+    def _open(self, run: str, record: str | None) -> tuple[LatentModel, Spec]:
+        """The run's model and its data: with its weights from the run's checkpoint, or built by the record alone, to
+        take the weights from the checkpoint that it is a part of."""
+        self.has_weights = record is None
+        with seeded(None):
+            model, said = trained(run)[:2] if record is None else (build(json.loads(record)), json.loads(record))
+        if not isinstance(model, LatentModel):
+            raise ValueError(f"{run}: expected the run of a model with latents, got one of {type(model).__name__}.")
+        return model, spec_of(said)
+
+    def _freeze(self) -> None:
+        self.requires_grad_(False)
+        self.train(False)
+        self.register_load_state_dict_post_hook(_loaded)
+
+    def train(self: Self, mode: bool = True) -> Self:
+        """Evaluation mode, whatever is asked for."""
+        return super().train(False)
+
+    def _require_weights(self) -> None:
+        if not self.has_weights:
+            raise ValueError(
+                f"{type(self).__name__}: expected its weights from the checkpoint that it is a part of, got none: load "
+                "that first, or leave `record` out, so that they are read from `run`."
+            )
+
+
+def _loaded(module: nn.Module, _: object) -> None:
+    cast(FromRun, module).has_weights = True
+
+
+class Frozen(FromRun, LatentModel):
+    """A trained run's whole model, as a part of a user's own: `{class_path: Frozen, init_args: {run: runs/digits}}`.
+
+    Args:
+        run: checkpoint file or run folder.
+        record: what the run's checkpoint says of its model, as JSON: the command line fills it in, and what was
+            trained once is rebuilt by it, wherever the run has gone.
+
+    Raises:
+        FileNotFoundError: no checkpoint there.
+        ValueError: it is of a model without latents.
+    """
+
+    def __init__(self, run: str, record: str | None = None) -> None:
+        super().__init__()
+        self.model, self.spec = self._open(run, record)
+        self._freeze()
+
+    @classmethod
+    def of(cls, model: LatentModel, spec: Spec) -> Frozen:
+        """A model that is at hand, such as `load_model(run).latent_model`, frozen; no configuration rebuilds it."""
+        made = cls.__new__(cls)
+        nn.Module.__init__(made)
+        made.model, made.spec, made.has_weights = model, spec, True
+        made._freeze()
+        return made
+
+    def about(self, given: Batch) -> Story:
+        self._require_weights()
+        return self.model.about(given)
+
+
+class FrozenPart(FromRun, Conditional):
+    """One conditional of a trained run's model, in the place of such a one.
+
+    Args:
+        name: the attribute of the run's model.
+        spec: of the images, which must be of the same shape and levels as the run's.
+        run: checkpoint file or run folder.
+        record: see `Frozen`.
+
+    Raises:
+        FileNotFoundError: no checkpoint there.
+        ValueError: the run's images are others, or its model has no such part.
+    """
+
+    def __init__(self, name: str, spec: Spec, run: str, record: str | None) -> None:
+        super().__init__()
+        model, self.spec = self._open(run, record)
+        if (self.spec.image_shape, self.spec.levels) != (tuple(spec.image_shape), spec.levels):
+            raise ValueError(
+                f"{type(self).__name__}: expected a run of images of shape {tuple(spec.image_shape)} with "
+                f"{spec.levels} levels, got one of {self.spec.image_shape} with {self.spec.levels}: choose another."
+            )
+        part = getattr(model, name, None)
+        if not isinstance(part, Conditional):
+            raise ValueError(f"{run}: expected a model with a conditional `{name}`, got {type(model).__name__}.")
+        self.part, self.needs = part, part.needs
+        if self.needs and self.spec.classes != spec.classes:
+            raise ValueError(
+                f"{type(self).__name__}: expected a run of the classes {spec.classes}, got {self.spec.classes}."
+            )
+        self._freeze()
+
+    def forward(self, context: Any) -> Distribution:
+        self._require_weights()
+        distribution: Distribution = self.part(context)
+        return distribution
+
+    def _require_size(self, latent_shape: Shape, found: torch.Size) -> None:
+        if tuple(found) != tuple(latent_shape):
+            raise ValueError(
+                f"{type(self).__name__}: expected a run with latents of shape {tuple(latent_shape)}, got one with "
+                f"{tuple(found)}: set --model.latent_model.latent_size {found.numel()}, or choose another run."
+            )
+
+    def _given(self) -> dict[str, Tensor]:
+        return {"label": torch.zeros(1, dtype=torch.long)} if self.spec.classes else {}
+
+
+class FrozenEncoder(FrozenPart):
+    """q(z|x) of a trained run.
+
+    Args:
+        spec: of the images.
+        latent_shape: (d,), as the run has it.
+        run: checkpoint file or run folder.
+        record: see `Frozen`.
+    """
+
+    def __init__(self, spec: Spec, latent_shape: Shape, run: str, record: str | None = None) -> None:
+        super().__init__("encoder", spec, run, record)
+        if self.has_weights:  # else it fitted once
+            with torch.no_grad(), seeded(None):
+                blank = torch.zeros(1, *self.spec.image_shape)
+                self._require_size(latent_shape, self.part.told(blank, self._given()).event_shape)
+
+
+class FrozenLikelihood(FrozenPart):
+    """p(x|z) of a trained run.
+
+    Args:
+        latent_shape: (d,), as the run has it.
+        spec: of the images.
+        run: checkpoint file or run folder.
+        record: see `Frozen`.
+    """
+
+    def __init__(self, latent_shape: Shape, spec: Spec, run: str, record: str | None = None) -> None:
+        super().__init__("likelihood", spec, run, record)
+
+
+class FrozenPrior(FrozenPart):
+    """p(z) of a trained run.
+
+    Args:
+        latent_shape: (d,), as the run has it.
+        spec: of the images.
+        run: checkpoint file or run folder.
+        record: see `Frozen`.
+    """
+
+    def __init__(self, latent_shape: Shape, spec: Spec, run: str, record: str | None = None) -> None:
+        super().__init__("prior", spec, run, record)
+        if self.has_weights:
+            with torch.no_grad():
+                self._require_size(latent_shape, self.part.told(None, self._given()).event_shape)
+
+
+# -- in configurations -------------------------------------------------------------------------------------------------
+
+
+def frozen_parts(config: Any, before: Any = None) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+    """The settings of every frozen part of a configuration, parsed or plain, and what another configuration says at the
+    same place, {} where there is none. What is inside a record stays as it is."""
+    if isinstance(config, list):
+        others = before if isinstance(before, list) and len(before) == len(config) else [None] * len(config)
+        for item, other in zip(config, others, strict=True):
+            yield from frozen_parts(item, other)
+        return
+    here, there = _mapping(config), _mapping(before)
+    if isinstance(here.get("class_path"), str) and "run" in _mapping(here.get("init_args")):
+        kind = pydoc.locate(here["class_path"])
+        if isinstance(kind, type) and issubclass(kind, FromRun):
+            same = there.get("class_path") == here["class_path"]
+            yield _mapping(here["init_args"]), _mapping(there.get("init_args")) if same else {}
+    for name, value in here.items():
+        yield from frozen_parts(value, there.get(name))
+
+
+def _mapping(node: Any) -> dict[str, Any]:
+    if isinstance(node, argparse.Namespace):
+        return vars(node)
+    return node if isinstance(node, dict) else {}
+
+
+def take_records(config: Any, before: Any = None) -> None:
+    """Gives every frozen part of a configuration the record that a checkpoint's own has of it, or of none: the run is
+    then opened for its weights, whatever the configuration was written by."""
+    for settings, earlier in frozen_parts(config, before):
+        settings["record"] = earlier.get("record")
+
+
+def write_records(config: Any) -> bool:
+    """Gives every frozen part of a configuration that has no record its run's; returns whether there is any part.
+
+    Raises:
+        FileNotFoundError: a run is not where the configuration says.
+    """
+    found = list(frozen_parts(config))
+    for settings, _ in found:
+        if settings.get("record") is None:
+            said = read_checkpoint(find_checkpoint(settings["run"]))[RECORD]
+            model = {key: said["config"]["model"].get(key) for key in ("latent_model", "channels_last")}
+            kept = {key: said[key] for key in ("image_shape", "levels", "classes")}
+            settings["record"] = json.dumps({"config": {"model": model}, **kept})
+    return bool(found)
