@@ -15,6 +15,7 @@ from vae_lightning.core import Batch
 from vae_lightning.distributions import BinaryImage
 from vae_lightning.doctor.findings import Case, Finding, finding, first_names
 from vae_lightning.metrics import independent_pixels_nll, log_prob_curve
+from vae_lightning.models import FromRun
 
 
 @torch.no_grad()
@@ -96,8 +97,9 @@ def start(case: Case) -> Iterator[Finding]:
 
 def gradients(case: Case) -> Iterator[Finding]:
     parts, batch = case.parts(), case.take(min(32, case.data.batch_size))
-    trained = {name: p for name, p in parts.named_parameters() if p.requires_grad}  # not those of a frozen run
-    named, moved, bad, norms = trained, set[str](), list[str](), list[float]()
+    frozen = {id(p) for part in parts.modules() if isinstance(part, FromRun) for p in part.parameters()}
+    named = {name: p for name, p in parts.named_parameters() if id(p) not in frozen}  # a frozen run's are meant to stay
+    moved, bad, norms = set[str](), list[str](), list[float]()
     while len(norms) < 3 and not bad:  # short steps, after which a layer that begins at zero hides no other
         parts.zero_grad()
         case.loss(parts, batch).backward()
