@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import MultivariateNormal
 
-from tests.conftest import GENERATED, REPOSITORY
+from tests.conftest import GENERATED, REPOSITORY, Generated
 from tests.test_experiment import DIGITS, SHORT
 from vae_lightning import load_model
 from vae_lightning.conditionals import (
@@ -24,6 +24,7 @@ from vae_lightning.conditionals import (
     SplineFlowPosterior,
 )
 from vae_lightning.core import Spec
+from vae_lightning.data import Images
 from vae_lightning.metrics import log_prob
 from vae_lightning.models import VAE
 from vae_lightning.nets import MLP, ConvEncoder
@@ -31,6 +32,11 @@ from vae_lightning.objectives import ELBO
 from vae_lightning.report.results import Results
 
 FLOWS = [SplineFlowPosterior, InverseAutoregressivePosterior]
+
+
+class Unlabelled(Generated):
+    def make(self, count: int, seed: int) -> Images:
+        return Images(super().make(count, seed).stored, None)
 
 
 def bent(kind: type[FlowPosterior], size: int) -> FlowPosterior:
@@ -189,6 +195,8 @@ def test_every_command_takes_a_flow_or_says_why_not(cli: Callable, name: str) ->
     assert "No refined posteriors and no parts of the gap: they are sought among diagonal" in tested.out
     assert "got an encoder's of Flow" in tested.out
     rows = Results.read(run).rows
+    assert "No active units and no rate of each latent: the posterior has no mean in closed form." in tested.out
+    assert "active_units" not in rows
     assert abs(rows["checked_difference"].mean) < 4 * rows["checked_difference"].error + 0.5  # of two estimators
     assert rows["nll"].mean < -rows["elbo"].mean
     assert rows["sampled_rate"].mean == pytest.approx(rows["rate"].mean, rel=0.1)
@@ -208,9 +216,12 @@ def test_every_command_takes_a_flow_or_says_why_not(cli: Callable, name: str) ->
 
 def test_codes_of_a_flow_have_no_scale(cli: Callable) -> None:
     encoder = REPOSITORY / "configs" / "encoder" / "iaf.yaml"
-    assert cli("fit", "-c", DIGITS, "-c", encoder, *SHORT, "--trainer.max_epochs=1").status == 0
+    source = ["--data.source=tests.test_flows.Unlabelled", "--data.source.shape=[1,8,8]", "--data.source.levels=17"]
+    short = [*SHORT, "--trainer.max_epochs=1", "--data.val_size=16"]
+    assert cli("fit", "-c", DIGITS, "-c", encoder, *short, *source).status == 0
     encoded = cli("encode", "--ckpt_path=runs/digits/1")
     assert encoded.status == 0, encoded.err
     codes = np.load("runs/digits/1/codes.npz")
-    assert set(codes) == {"mean", "label"}
-    assert codes["mean"].shape == (360, 10)
+    assert set(codes) == {"mean"}
+    assert codes["mean"].shape == (32, 10)
+    assert cli("reconstruct", "--ckpt_path=runs/digits/1").status == 0

@@ -11,7 +11,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from vae_lightning.core import Batch, LatentModel, Objective
+from vae_lightning.core import Batch, LatentModel, Model, Objective
 from vae_lightning.data import ImageData
 from vae_lightning.train.groups import parameter_groups
 from vae_lightning.train.module import INIT_IMAGES, Experiment
@@ -36,10 +36,17 @@ class Case:
 
     experiment: Experiment
     data: ImageData
-    model: LatentModel
+    model: Model
     some: Batch  # training images in random order, as training sees them
     epochs: int | None  # None for a training without end
     clip: float | None
+
+    @property
+    def teller(self) -> LatentModel:
+        """The model, for checks of a story."""
+        if not isinstance(self.model, LatentModel):
+            raise ValueError(f"expected a model with latents, got {type(self.model).__name__}.")
+        return self.model
 
     def take(self, count: int) -> Batch:
         """The first training images of the sample, over again where it is smaller."""

@@ -15,12 +15,13 @@ from vae_lightning.core import Batch
 from vae_lightning.distributions import BinaryImage
 from vae_lightning.doctor.findings import Case, Finding, finding, first_names
 from vae_lightning.metrics import independent_pixels_nll, log_prob_curve
+from vae_lightning.models import FromRun
 
 
 @torch.no_grad()
 def support(case: Case) -> Iterator[Finding]:
     batch = case.take(32)
-    trace, x = case.model.trace(batch), batch["image"]
+    trace, x = case.teller.trace(batch), batch["image"]
     try:
         case.experiment.objective.check(case.model, batch)
     except ValueError as error:
@@ -39,7 +40,7 @@ def support(case: Case) -> Iterator[Finding]:
 @torch.no_grad()
 def normalised(case: Case) -> Iterator[Finding]:
     batch = case.take(1)
-    trace, x, top = case.model.trace(batch), batch["image"], case.data.levels - 1
+    trace, x, top = case.teller.trace(batch), batch["image"], case.data.levels - 1
     px: Any = trace.px
     if isinstance(px, BinaryImage):
         single = type(px)(px.logits.unsqueeze(-1), event_dim=1)  # images of one pixel
@@ -72,7 +73,7 @@ def normalised(case: Case) -> Iterator[Finding]:
 @torch.no_grad()
 def start(case: Case) -> Iterator[Finding]:
     batch, some, levels = case.take(32), case.some["image"].flatten(1), case.data.levels
-    trace, x = case.model.trace(batch), batch["image"].flatten(1)
+    trace, x = case.teller.trace(batch), batch["image"].flatten(1)
     if not trace.has_rate:
         yield Finding(True, "the posterior is a point mass (an autoencoder), which has no rate.")
     else:
@@ -96,8 +97,9 @@ def start(case: Case) -> Iterator[Finding]:
 
 def gradients(case: Case) -> Iterator[Finding]:
     parts, batch = case.parts(), case.take(min(32, case.data.batch_size))
-    trained = {name: p for name, p in parts.named_parameters() if p.requires_grad}  # not those of a frozen run
-    named, moved, bad, norms = trained, set[str](), list[str](), list[float]()
+    frozen = {id(p) for part in parts.modules() if isinstance(part, FromRun) for p in part.parameters()}
+    named = {name: p for name, p in parts.named_parameters() if id(p) not in frozen}  # a frozen run's are meant to stay
+    moved, bad, norms = set[str](), list[str](), list[float]()
     while len(norms) < 3 and not bad:  # short steps, after which a layer that begins at zero hides no other
         parts.zero_grad()
         case.loss(parts, batch).backward()
@@ -148,12 +150,12 @@ def _descend(
 @torch.no_grad()
 def bounds(case: Case) -> Iterator[Finding]:
     batch = case.take(max(4, min(16, 2**18 // case.some["image"][0].numel())))
-    trace = case.model.trace(batch, 32)
+    trace = case.teller.trace(batch, 32)
     if not trace.has_rate:
         yield Finding(True, "whether the bound rises with its samples was not looked at: a point mass has no bound.")
         return
     elbo, single = trace.scores()["elbo"], trace.log_weight()  # (32, images)
-    several = log_prob_curve(case.model, batch, [10, 100])
+    several = log_prob_curve(case.teller, batch, [10, 100])
     curve = torch.cat([elbo.mean(0)[None], single.mean(0)[None], several]).double()
     gain = curve.diff(dim=0)
     slack = 4 * gain.std(1) / math.sqrt(gain.shape[1]) + 1e-3 + 1e-5 * curve[0].abs().max()

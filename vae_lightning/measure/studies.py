@@ -82,6 +82,11 @@ def information(tested: ModelAndData) -> Section:
         )
     matched, shuffled = shuffled_distortion(model, tested.mixed())
     section.add("shuffled_distortion", "distortion with another image's latents", shuffled, NATS)
+    try:
+        _ = model.trace(next(tested.batches(tested.test[torch.arange(1)]))).sites.popitem()[1].q.mean
+    except NotImplementedError:  # such as a flow's, whose codes are samples: their noise alone would be activity
+        section.notes.append("No active units and no rate of each latent: the posterior has no mean in closed form.")
+        return section
     active = active_units(tested.codes(tested.test))
     section.add("active_units", f"active of the {len(active)} latents", (int(active.sum()), math.nan), "latents")
     rates, each = dict[str, list[Tensor]](), list[Tensor]()
