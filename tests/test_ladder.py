@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 from torch.distributions import Distribution, Normal, TransformedDistribution
 from torch.distributions.transforms import AffineTransform
 
+from tests.conftest import REPOSITORY
 from tests.stories import Beside, Ladder, TwoLatents
+from tests.test_experiment import SHORT, same, weights
+from vae_lightning import load_model
 from vae_lightning.core import Batch, Draw, Spec, Story
 from vae_lightning.metrics import importance, information, log_prob
 from vae_lightning.metrics.estimators.annealing import annealed_log_prob
@@ -20,6 +26,7 @@ from vae_lightning.metrics.estimators.refinement import refined
 from vae_lightning.metrics.information import decompose_rate
 from vae_lightning.objectives import ELBO, IWAE
 from vae_lightning.objectives.elbo import kl_per_latent
+from vae_lightning.report.results import Results
 
 SHAPE = (1, 2, 4)
 
@@ -284,3 +291,77 @@ def test_iwae_of_several_latents_is_its_bound() -> None:
     torch.manual_seed(1)
     weight = model.trace({"image": x}, 16).log_weight()
     assert -loss.value.item() == pytest.approx(weight.exp().mean(0).log().mean().item(), rel=1e-9)
+
+
+# -- through the command line -----------------------------------------------------------------------------------------
+
+
+def story(name: str) -> list[str]:
+    parts = (f"-c={REPOSITORY}/configs/{part}.yaml" for part in ("base", "data/digits", "objective/elbo"))
+    return [*parts, *SHORT, f"--model.latent_model=tests.stories.{name}"]
+
+
+def test_every_study_and_the_codes_of_a_ladder(cli: Callable) -> None:
+    assert cli("fit", *story("Ladder"), "--trainer.max_epochs=20", "--model.optimizer.lr=0.01").status == 0
+    done = cli("test", "--ckpt_path=runs/default", "--model.evaluation.samples=50", "--model.evaluation.refinement=5")
+    assert done.status == 0, done.err
+    assert "Left out" not in done.out
+    rows = {name: row.mean for name, row in Results.read(Path("runs/default/1")).rows.items()}
+    there = {"nll", "checked_nll", "refined_nll", "annealed_nll", "amortisation_gap", "approximation_gap", "copying"}
+    there |= {"sampled_rate", "rate_z3", "rate_z2", "rate_z1", "active_units", "shuffled_distortion", "probe_codes"}
+    assert there < set(rows)
+    assert rows["rate"] > 1
+    assert rows["rate_z3"] + rows["rate_z2"] + rows["rate_z1"] == pytest.approx(rows["rate"], rel=0.1)
+    assert rows["sampled_rate"] == pytest.approx(rows["rate"], rel=0.15)
+    assert rows["sampled_rate"] == pytest.approx(rows["mutual_information"] + rows["prior_hole"], abs=1e-3)
+    assert rows["prior_hole"] == pytest.approx(rows["total_correlation"] + rows["dimension_wise_kl"], abs=1e-3)
+    assert rows["amortisation_gap"] >= 0
+    assert 0 < rows["active_units"] <= 9
+    assert "The 3 latents are taken as one, of 360 of 360 test images" in done.out
+    trained = load_model("runs/default/1")
+    images = torch.from_numpy(np.load(Path("runs/default/1/results.npz"))["nll"])
+    exact = -trained.latent_model.double().truth().log_prob(digits().double())
+    assert images.mean().item() == pytest.approx(exact.mean().item(), abs=1)
+    assert rows["annealed_nll"] == pytest.approx(rows["refined_nll"], abs=0.5)
+
+    assert cli("sample", "--ckpt_path=runs/default", "--num_samples=4", "--output=s.npy").status == 0
+    assert np.load("s.npy").shape == (4, 1, 8, 8)
+    encoded = cli("encode", "--ckpt_path=runs/default")
+    assert encoded.status == 0, encoded.err
+    codes = np.load("runs/default/1/codes.npz")
+    sizes = {"z3": 2, "z2": 3, "z1": 4}
+    assert set(codes) == {f"{name}_{what}" for name in sizes for what in ("mean", "scale")} | {"label"}
+    assert all(codes[f"{name}_mean"].shape == (360, size) for name, size in sizes.items())
+
+
+def digits() -> Tensor:
+    """The test split, in its order."""
+    from vae_lightning.data import Digits, ImageData
+
+    data = ImageData(Digits(), batch_size=64, val_size=200)
+    data.prepare_data()
+    data.setup("test")
+    return torch.cat(list(data.fixed("test").chunks()))
+
+
+def test_a_discrete_ladder_is_compressed_and_comes_back(cli: Callable) -> None:
+    assert cli("fit", *story("DiscreteLadder"), "--trainer.max_epochs=3").status == 0
+    some = digits()[:50].to(torch.uint8).numpy()
+    np.save("in.npy", some)
+    done = cli("compress", "in.npy", "-o", "out.vlz", "--ckpt_path=runs/default")
+    assert done.status == 0, done.err
+    assert "round trip ver" in done.out
+    assert cli("decompress", "out.vlz", "-o", "back", "--ckpt_path=runs/default").status == 0
+    np.testing.assert_array_equal(np.load("back/images.npy"), some)
+
+
+def test_a_ladder_goes_on_bit_for_bit(cli: Callable) -> None:
+    flags = ["fit", *story("Ladder"), "--checkpoint.every_n_epochs=1", "--checkpoint.save_top_k=-1"]
+    flags += ["--checkpoint.monitor=null", "--checkpoint.filename={epoch}"]
+    assert cli(*flags, "--trainer.max_epochs=4", "--run.name=whole").status == 0
+    middle = "--ckpt_path=runs/default/whole/checkpoints/epoch=1.ckpt"
+    resumed = cli(*flags, middle, "--trainer.max_epochs=4", "--run.name=parts")
+    assert resumed.status == 0, resumed.err
+    whole, parts = (weights(Path(f"runs/default/{name}/checkpoints/last.ckpt")) for name in ("whole", "parts"))
+    assert same(whole, parts)
+    assert not same(whole, weights(Path("runs/default/whole/checkpoints/epoch=1.ckpt")))
