@@ -193,13 +193,13 @@ def test_every_command_takes_a_flow_or_says_why_not(cli: Callable, name: str) ->
     tested = cli("test", "--ckpt_path", run, "--model.evaluation.samples=20", *few)
     assert tested.status == 0, tested.err
     assert "No refined posteriors and no parts of the gap: they are sought among diagonal" in tested.out
-    assert "got an encoder's of Flow" in tested.out
     rows = Results.read(run).rows
     assert "No active units and no rate of each latent: the posterior has no mean in closed form." in tested.out
     assert "active_units" not in rows
     assert abs(rows["checked_difference"].mean) < 4 * rows["checked_difference"].error + 0.5  # of two estimators
     assert rows["nll"].mean < -rows["elbo"].mean
-    assert rows["sampled_rate"].mean == pytest.approx(rows["rate"].mean, rel=0.1)
+    rates = rows["sampled_rate"], rows["rate"]  # of independent samples, on 32 images
+    assert abs(rates[0].mean - rates[1].mean) < 4 * math.hypot(rates[0].error, rates[1].error)
     for command in ("sample", "predict"):
         assert cli(command, "--ckpt_path", run).status == 0, command
     refined = cli("test", "--ckpt_path", run, "--model.evaluation.refinement=5")

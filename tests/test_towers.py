@@ -37,7 +37,7 @@ def flags() -> list[str]:
 
 
 def test_towers_go_through_fit_validate_and_test(cli: Callable) -> None:
-    done = cli(*flags(), "--trainer.max_epochs=10")
+    done = cli(*flags(), "--trainer.max_epochs=10", "--model.lr_schedule=null")
     assert done.status == 0, done.err
     assert len(re.findall(r"epoch \d+/10: .*val/recall 0\.\d\d", done.out)) == 10  # the bar's own headline
     assert "val/cross_entropy" not in done.out
@@ -68,7 +68,7 @@ def test_towers_go_through_fit_validate_and_test(cli: Callable) -> None:
 
 
 def test_towers_go_on_as_if_nothing_had_happened(cli: Callable) -> None:
-    short = ["--trainer.callbacks=null", "--trainer.enable_progress_bar=false"]
+    short = ["--trainer.callbacks=null", "--trainer.enable_progress_bar=false", "--model.lr_schedule=null"]
     assert cli(*flags(), *short, "--trainer.max_epochs=3", "--run.name=whole").status == 0
     assert cli(*flags(), *short, "--trainer.max_epochs=1", "--run.name=parts").status == 0
     resumed = cli("fit", "--ckpt_path=runs/towers/parts", "--trainer.max_epochs=3")
@@ -88,7 +88,7 @@ def test_commands_about_a_story_refuse_towers_in_a_sentence(cli: Callable) -> No
         "reconstruct": [],
         "encode": [],
         "predict": [],
-        "anomaly": ["--odd=tests.conftest.Generated"],
+        "anomaly": ["--ood=tests.conftest.Generated"],
         "compress": ["x.npy", "-o", "x.vlz"],
         "surprise": ["x.npy"],
     }.items():

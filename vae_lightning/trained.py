@@ -44,7 +44,7 @@ class TrainedModel(nn.Module):
     def _labelled(self, label: Tensor | None, count: int | None = None) -> dict[str, Tensor]:
         if label is None:
             return {}
-        known = len(self.spec.classes) if self.spec.classes else 2**63  # a source need not name its classes
+        known = len(self.spec.classes) if self.spec.classes else torch.iinfo(torch.long).max  # not named by the source
         label = torch.as_tensor(label).to(self.device)
         good = label.dim() == 1 and len(label) == (count or len(label)) and not label.is_floating_point()
         if not good or not len(label) or label.min() < 0 or label.max() >= known:

@@ -6,13 +6,11 @@ import math
 from abc import abstractmethod
 from collections.abc import Sequence
 from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
-from zuko.flows.autoregressive import MaskedAutoregressiveTransform
-from zuko.lazy import LazyComposedTransform, LazyTransform
-from zuko.transforms import MonotonicRQSTransform
 
 from vae_lightning.conditionals.posterior import latent_head
 from vae_lightning.core import Conditional, Shape, Spec
@@ -20,8 +18,23 @@ from vae_lightning.distributions import Flow
 from vae_lightning.nets import MLP, NetFactory, at_least_float32, bounded_log_scale
 from vae_lightning.nets.mlp import require_widths
 
+if TYPE_CHECKING:
+    from zuko.lazy import LazyTransform
+
 CONTEXT = 64
 """Numbers that the flow's own nets are told of an image: a linear map of the encoder's features."""
+
+
+def zuko() -> Any:
+    """The library, imported when a flow is built. Its import switches off, for all of torch's distributions, the
+    validation of what they are given: that is switched on again."""
+    validated = Distribution._validate_args
+    import zuko.flows.autoregressive
+    import zuko.lazy
+    import zuko.transforms
+
+    Distribution.set_default_validate_args(validated)
+    return zuko
 
 
 class FlowPosterior(Conditional):
@@ -54,7 +67,7 @@ class FlowPosterior(Conditional):
         for transform in made:
             for parameter in list(transform.hyper)[-1].parameters():
                 nn.init.zeros_(parameter)
-        self.flow = LazyComposedTransform(*made)
+        self.flow = zuko().lazy.LazyComposedTransform(*made)
 
     @abstractmethod
     def transform(self, size: int, index: int, hidden: Sequence[int]) -> LazyTransform:
@@ -96,12 +109,12 @@ class SplineFlowPosterior(FlowPosterior):
     def transform(self, size: int, index: int, hidden: Sequence[int]) -> LazyTransform:
         number = torch.arange(size)
         order = number if index % 4 < 2 else number // 2 + number % 2 * ((size + 1) // 2)  # halves, then every other
-        return MaskedAutoregressiveTransform(
+        return zuko().flows.autoregressive.MaskedAutoregressiveTransform(
             size,
             CONTEXT,
             passes=2,
             order=order if index % 2 == 0 else size - 1 - order,
-            univariate=partial(MonotonicRQSTransform, slope=1e-3),
+            univariate=partial(zuko().transforms.MonotonicRQSTransform, slope=1e-3),
             shapes=((self.bins,), (self.bins,), (self.bins - 1,)),
             hidden_features=hidden,
         )
@@ -132,6 +145,6 @@ class InverseAutoregressivePosterior(FlowPosterior):
 
     def transform(self, size: int, index: int, hidden: Sequence[int]) -> LazyTransform:
         order = torch.arange(size)
-        return MaskedAutoregressiveTransform(
+        return zuko().flows.autoregressive.MaskedAutoregressiveTransform(
             size, CONTEXT, order=order if index % 2 == 0 else order.flip(0), hidden_features=hidden
         )
