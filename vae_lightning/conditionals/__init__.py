@@ -13,6 +13,7 @@ from vae_lightning.conditionals.gaussian import (
     GaussianOptimalScaleLikelihood,
     GaussianPixelScaleLikelihood,
 )
+from vae_lightning.conditionals.labelled import LabelledEncoder, LabelledGaussian, LabelledLikelihood
 from vae_lightning.conditionals.likelihood import Likelihood, LikelihoodFactory
 from vae_lightning.conditionals.posterior import Corrupted, EncoderFactory, GaussianPosterior, PointMass
 from vae_lightning.conditionals.priors import GaussianMixture, PriorFactory, StandardNormal
@@ -31,6 +32,9 @@ __all__ = [
     "GaussianOptimalScaleLikelihood",
     "GaussianPixelScaleLikelihood",
     "GaussianPosterior",
+    "LabelledEncoder",
+    "LabelledGaussian",
+    "LabelledLikelihood",
     "Likelihood",
     "LikelihoodFactory",
     "LinkedLogisticLikelihood",

@@ -11,7 +11,7 @@ from torch.distributions import Distribution
 
 from vae_lightning.core.data import Batch, without_image
 from vae_lightning.core.draws import FromPrior, traced
-from vae_lightning.core.story import Draw, Story, Trace
+from vae_lightning.core.story import Conditional, Draw, Story, Trace
 
 
 class Model(nn.Module, ABC):
@@ -21,6 +21,12 @@ class Model(nn.Module, ABC):
         """Sets what is better set from training images than at random. Does nothing by default."""
         return
 
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """What it must be told of a batch beside the images: ("label",) where any of its conditionals needs that."""
+        parts = (part for part in self.modules() if isinstance(part, Conditional))
+        return tuple(sorted({name for part in parts for name in part.needs}))
+
 
 class LatentModel(Model):
     """A generative story over latents and an image."""
@@ -28,6 +34,11 @@ class LatentModel(Model):
     @abstractmethod
     def about(self, given: Batch) -> Story:
         """The story about what is given: encoders run here, once, and the story may be told many times."""
+
+    @property
+    def is_conditional(self) -> bool:
+        """Whether its density is p(x|y); labels that an encoder alone is told leave it p(x)."""
+        return bool(self.needs)
 
     def forward(self, draw: Draw, given: Batch) -> Distribution:
         """Tells the story once: p(x|z), over integer images, with batch_shape S."""

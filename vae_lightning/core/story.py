@@ -41,6 +41,11 @@ class Conditional(nn.Module, ABC):
         told = {name: given[name] for name in self.needs}
         return self(told if context is None else {**told, "context": context})
 
+    def init_from_data(self, image: Tensor) -> None:
+        """Sets what is better set from training images (N, C, H, W), integers, than at random. Does nothing by
+        default."""
+        return
+
 
 class Draw(Protocol):
     """Where a latent comes from. The story calls it once per latent site."""
