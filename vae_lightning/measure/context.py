@@ -55,6 +55,12 @@ class ModelAndData:
         for batch in images.batches(images.at_most(500, CHUNK_VALUES), order):
             yield {name: value.to(self.device) for name, value in batch.items()}
 
+    @property
+    def prior_knows_labels(self) -> bool:
+        """Whether the first latent's prior is one for each image's label, p(z|y)."""
+        site = next(iter(self.model.trace(next(self.batches(self.test[torch.arange(1)]))).sites.values()))
+        return bool(site.p.batch_shape) and "label" in self.model.needs
+
     def codes(self, images: Images) -> Tensor:
         """The centres of all latents' posteriors, side by side, (N, d), on the CPU."""
         found = []

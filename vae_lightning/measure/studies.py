@@ -14,12 +14,19 @@ import torch
 from vae_lightning.core import seeded
 from vae_lightning.measure.appearance import copies, in_inception, samples, sharpness
 from vae_lightning.measure.context import ModelAndData, percent
+from vae_lightning.measure.labelled import by_class, classifier
 from vae_lightning.metrics import importance, mean_error
 from vae_lightning.metrics.baselines import ppca_log_prob
 from vae_lightning.metrics.estimators.annealing import annealed_log_prob
 from vae_lightning.metrics.estimators.gap import inference_gap, prior_log_prob
 from vae_lightning.metrics.estimators.refinement import Gaussians, refined
-from vae_lightning.metrics.information import active_units, decompose_rate, diagnose, shuffled_distortion
+from vae_lightning.metrics.information import (
+    active_units,
+    decompose_rate,
+    decompose_rate_by_class,
+    diagnose,
+    shuffled_distortion,
+)
 from vae_lightning.metrics.representation import knn_accuracy, label_efficiency, linear_probe
 from vae_lightning.objectives.elbo import kl_per_latent
 from vae_lightning.report.results import Section
@@ -42,14 +49,17 @@ def studies(tested: ModelAndData) -> list[Section]:
     sections = list[Section]()
     with torch.no_grad():
         probe = tested.model.trace(next(tested.batches(tested.test[torch.arange(1)])))
+        conditional = tested.model.is_conditional
         labelled = tested.data.splits["test"].label is not None
         codes: list[Callable[[ModelAndData], Section]] = [representation] if labelled else []
         alone = [information, checks] if len(probe.sites) == 1 else [several]
+        alone += [classifier] if conditional else []
         latent = [*alone, sharpness, *([samples] if labelled else []), in_inception, copies]
         for study in [*(latent if probe.has_rate else []), *codes, gaussian]:
             with seeded(1, tested.device):
                 try:
-                    sections.append(study(tested))
+                    section = study(tested)
+                    sections.append(by_class(section) if conditional and study is checks else section)
                 except ValueError as error:  # of one study, which is not to lose the others
                     sections.append(Section(f"Left out: {study.__name__}", notes=[str(error)]))
     return [section for section in sections if section.rows or section.notes]
@@ -58,7 +68,8 @@ def studies(tested: ModelAndData) -> list[Section]:
 def information(tested: ModelAndData) -> Section:
     """What the rate is made of, and whether the decoder uses the latents."""
     section, model = Section("What the latents carry"), tested.model
-    found = decompose_rate(model, tested.mixed())
+    by_prior = tested.prior_knows_labels
+    found = (decompose_rate_by_class if by_prior else decompose_rate)(model, tested.mixed())
     labels = {
         "rate": "the rate by samples, sum of the next two",
         "mutual_information": "mutual information of image and latent",
@@ -69,7 +80,11 @@ def information(tested: ModelAndData) -> Section:
     for name, label in labels.items():
         if (value := getattr(found, name)) is not None:
             section.add("sampled_rate" if name == "rate" else name, label, value, NATS)
-    limit = math.log(min(len(tested.test), PROBED))
+    if by_prior:
+        section.notes.append("The prior knows the class: the rate's parts are taken within each class and averaged.")
+    limit = math.log(
+        max(1, min(len(tested.test), PROBED) / (len(tested.data.source.classes or "y") if by_prior else 1))
+    )
     if found.mutual_information[0] > 0.9 * limit:
         section.notes.append(
             f"The mutual information is near its ceiling here, log N = {limit:.2f} nats: it tells of N."
