@@ -29,6 +29,10 @@ class Generated(ImageSource):
     def levels(self) -> int:
         return self._levels
 
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+
     def make(self, count: int, seed: int) -> Images:
         generator = torch.Generator().manual_seed(seed)
         c, h, w = self.shape

@@ -17,7 +17,8 @@ from vae_lightning.models.build import spec_of, trained
 
 class TrainedModel(nn.Module):
     """A trained model for any script. Images are integers 0..levels-1, (B, C, H, W), of any dtype; densities are in
-    nats per image. A model of labelled images is told their labels, (B,) integers, too.
+    nats per image. A model that needs labels is told them too, (B,) integers, the classes' numbers in `spec.classes`;
+    one that needs none leaves those of its images out.
 
     The methods compute no gradients; `latent_model` is the module itself for those who want them.
     """
@@ -42,7 +43,7 @@ class TrainedModel(nn.Module):
         return {"image": x.to(self._dtype), **self._labelled(label, len(x))}
 
     def _labelled(self, label: Tensor | None, count: int | None = None) -> dict[str, Tensor]:
-        if label is None:
+        if label is None or "label" not in self.latent_model.needs:
             return {}
         known = len(self.spec.classes) if self.spec.classes else torch.iinfo(torch.long).max  # not named by the source
         label = torch.as_tensor(label).to(self.device)
@@ -89,8 +90,14 @@ class TrainedModel(nn.Module):
         expected image, `.sample()` draws one.
 
         Raises:
-            ValueError: the model is an autoencoder, whose codes follow no prior.
+            ValueError: the model is an autoencoder, whose codes follow no prior; or it needs labels and got none, or
+                takes none and got some.
         """
+        if label is not None and not self.latent_model.is_conditional:
+            raise ValueError(
+                "label: expected none, since this model does not generate by class, got one: leave it out, or train a "
+                "model that does (configs/prior/labelled.yaml, configs/likelihood/labelled.yaml)."
+            )
         if num_samples < 1:
             raise ValueError(f"num_samples: expected at least 1, got {num_samples}.")
         if self.is_autoencoder:
@@ -110,8 +117,7 @@ class TrainedModel(nn.Module):
     def _blank_story(self) -> Trace:
         with seeded(None, self.device):
             blank = torch.zeros(1, *self.spec.image_shape, device=self.device, dtype=self._dtype)
-            label = {"label": torch.zeros(1, dtype=torch.long, device=self.device)} if self.spec.classes else {}
-            return self.latent_model.trace({"image": blank, **label})
+            return self.latent_model.trace({"image": blank, **self._labelled(torch.zeros(1, dtype=torch.long))})
 
     @torch.no_grad()
     def reconstruct(self, x: Tensor, label: Tensor | None = None) -> Distribution:

@@ -18,6 +18,7 @@ from vae_lightning.data import ImageData, ImageSource
 from vae_lightning.data.module import Split
 from vae_lightning.files import require_writable, write_atomically
 from vae_lightning.images.pictures import grid, reconstruction_grid, save_picture
+from vae_lightning.metrics.classifier import frequencies
 from vae_lightning.report.results import Results
 from vae_lightning.train.module import Experiment
 from vae_lightning.trained import TrainedModel
@@ -44,6 +45,7 @@ class CommandTrainer(Trainer):
         datamodule: ImageData,
         ckpt_path: str,
         num_samples: int = 64,
+        label: str | None = None,
         mean: bool = True,
         output: str | None = None,
     ) -> None:
@@ -52,6 +54,8 @@ class CommandTrainer(Trainer):
         Args:
             ckpt_path: checkpoint file or run folder.
             num_samples: how many.
+            label: a class's name or number, for a model that generates by class; null for as many of each class, in a
+                row of their own, num_samples or a few more in all.
             mean: E[x|z] of each z; false draws x from p(x|z).
             output: file to write, .png for a picture, .npy for the integer images (N, C, H, W); null means samples.png
                 in the run's folder.
@@ -59,17 +63,19 @@ class CommandTrainer(Trainer):
         require_some("num_samples", num_samples)
         trained = self._trained(model)
         file = output_file(output, Path(ckpt_path), "samples.png", (*PICTURES, ".npy"))
-        parts: list[Tensor] = []
-        for start in range(0, num_samples, datamodule.eval_batch_size):
-            px = trained.sample(min(datamodule.eval_batch_size, num_samples - start))
-            parts.append((px.mean if mean else px.sample()).cpu())
-        images = torch.cat(parts)
+        labels, columns, of = self._asked(trained, label), max(1, round(num_samples**0.5)), ""
+        if len(labels) > 1:
+            columns = -(-num_samples // len(labels))
+            of = f", {columns} of each class in a row, from {model.spec.classes[0]} on"  # type: ignore[index]
+        elif label is not None:
+            of = f" of {model.spec.classes[labels[0]]}"  # type: ignore[index]
+        images = self._drawn(trained, labels, columns if len(labels) > 1 else num_samples, datamodule, mean)
         if file.suffix == ".npy":  # a Gaussian also draws what is darker than black
             levels = images.round().clamp(0, trained.spec.levels - 1).to(torch.uint8)
             write_atomically(file, lambda stream: np.save(stream, levels.numpy()))
         else:
-            save_picture(grid(images, max(1, round(num_samples**0.5)), trained.spec.levels), file)
-        print(f"{num_samples} samples: {file}")
+            save_picture(grid(images, columns, trained.spec.levels), file)
+        print(f"{len(images)} samples{of}: {file}")
 
     def reconstruct(
         self,
@@ -174,9 +180,12 @@ class CommandTrainer(Trainer):
         ood.find(datamodule.root)
         own, theirs = datamodule.splits["test"], ood.load(datamodule.root, datamodule.download).test
         normal, other = own.some(num_images).image.float(), fit_in(theirs.some(num_images), ood.levels, datamodule)
+        p_y = None
+        if "label" in trained.latent_model.needs and (label := datamodule.splits["train"].label) is not None:
+            p_y = frequencies(label, model.spec.require_classes("anomaly"))
         with seeded(1):
             section = tell_apart(
-                trained.latent_model, normal, other, model.spec.levels, num_samples, trained.device, common
+                trained.latent_model, normal, other, model.spec.levels, num_samples, trained.device, common, p_y
             )
         results = Results(str(file.parent), len(normal), {"ood": ood.name}, [section])
         rows = {row.name: {"mean": row.mean, "error": row.error} for row in section.rows}
@@ -192,8 +201,29 @@ class CommandTrainer(Trainer):
         return trained.eval().to(self.strategy.root_device)
 
     def _read(self, model: Experiment, data: ImageData) -> None:
-        data.check_matches(model.spec)
+        data.check_matches(model.spec, model.latent_model.needs)
         data.setup()
+
+    @staticmethod
+    def _asked(trained: TrainedModel, label: str | None) -> list[int]:
+        """The classes to draw from: none for a model that does not generate by class, where no label is given."""
+        if not trained.latent_model.is_conditional:
+            return [] if label is None else [0]
+        if label is None:
+            return list(range(trained.spec.require_classes("sample")))
+        return [trained.spec.class_number(label)]
+
+    @staticmethod
+    def _drawn(trained: TrainedModel, labels: list[int], count: int, data: ImageData, mean: bool) -> Tensor:
+        """`count` images of each class, one class after the other, or of none, (N, C, H, W), on the CPU."""
+        parts: list[Tensor] = []
+        wanted: list[Tensor | None] = [torch.tensor([number]) for number in labels]
+        for label in wanted or [None]:
+            for start in range(0, count, data.eval_batch_size):
+                px = trained.sample(min(data.eval_batch_size, count - start), label)
+                drawn = (px.mean if mean else px.sample()).cpu()
+                parts.append(drawn if label is None else drawn.flatten(0, 1))
+        return torch.cat(parts)
 
 
 def require_some(name: str, count: int) -> None:

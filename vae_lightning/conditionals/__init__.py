@@ -14,6 +14,7 @@ from vae_lightning.conditionals.gaussian import (
     GaussianOptimalScaleLikelihood,
     GaussianPixelScaleLikelihood,
 )
+from vae_lightning.conditionals.labelled import LabelledEncoder, LabelledGaussian, LabelledLikelihood
 from vae_lightning.conditionals.likelihood import Likelihood, LikelihoodFactory
 from vae_lightning.conditionals.posterior import Corrupted, EncoderFactory, GaussianPosterior, PointMass
 from vae_lightning.conditionals.priors import GaussianMixture, PriorFactory, StandardNormal
@@ -34,6 +35,9 @@ __all__ = [
     "GaussianPixelScaleLikelihood",
     "GaussianPosterior",
     "InverseAutoregressivePosterior",
+    "LabelledEncoder",
+    "LabelledGaussian",
+    "LabelledLikelihood",
     "Likelihood",
     "LikelihoodFactory",
     "LinkedLogisticLikelihood",

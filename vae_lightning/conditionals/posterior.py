@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, Normal
@@ -92,8 +92,9 @@ class Corrupted(Conditional):
         super().__init__()
         self.encoder = encoder(spec, latent_shape)
         self.corruption = corruption
+        self.needs = self.encoder.needs
 
-    def forward(self, context: Tensor) -> Distribution:
-        seen = self.corruption(context) if self.training else context
-        distribution: Distribution = self.encoder(seen)
-        return distribution
+    def forward(self, context: Tensor | Mapping[str, Tensor]) -> Distribution:
+        others = dict(context) if isinstance(context, Mapping) else {"context": context}
+        image = others.pop("context")
+        return self.encoder.told(self.corruption(image) if self.training else image, others)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -36,6 +37,22 @@ class Spec:
                 "folder with a sub-folder a class), or a model without labels."
             )
         return len(self.classes)
+
+    def class_number(self, word: str) -> int:
+        """The number of a class, by its name or else by the number itself; ValueError, with the nearest names, for an
+        unknown one."""
+        classes = self.classes or ()
+        if word in classes:
+            return classes.index(word)
+        if word.isdecimal() and int(word) < len(classes):
+            return int(word)
+        folded = {name.casefold(): name for name in classes}
+        found = difflib.get_close_matches(word.casefold(), folded, n=3, cutoff=0.4)
+        near = [folded[name] for name in found] or list(classes[:10])
+        raise ValueError(
+            f"label: expected a class's name or number, 0..{len(classes) - 1}, got {word!r}: did you mean "
+            f"{' or '.join(near)}?"
+        )
 
 
 def without_image(given: Batch) -> dict[str, Tensor]:

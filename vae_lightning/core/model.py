@@ -27,6 +27,12 @@ class Model(nn.Module, ABC):
         step, and nothing else does. Does nothing by default."""
         return
 
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """What it must be told of a batch beside the images: ("label",) where any of its conditionals needs that."""
+        parts = (part for part in self.modules() if isinstance(part, Conditional))
+        return tuple(sorted({name for part in parts for name in part.needs}))
+
 
 class LatentModel(Model):
     """A generative story over latents and an image."""
@@ -34,6 +40,11 @@ class LatentModel(Model):
     @abstractmethod
     def about(self, given: Batch) -> Story:
         """The story about what is given: encoders run here, once, and the story may be told many times."""
+
+    @property
+    def is_conditional(self) -> bool:
+        """Whether its density is p(x|y); labels that an encoder alone is told leave it p(x)."""
+        return bool(self.needs)
 
     def forward(self, draw: Draw, given: Batch) -> Distribution:
         """Tells the story once: p(x|z), over integer images, with batch_shape S."""

@@ -46,6 +46,11 @@ class Conditional(nn.Module, ABC):
         default."""
         return
 
+    def init_from_data(self, image: Tensor) -> None:
+        """Sets what is better set from training images (N, C, H, W), integers, than at random. Does nothing by
+        default."""
+        return
+
 
 class Draw(Protocol):
     """Where a latent comes from. The story calls it once per latent site."""

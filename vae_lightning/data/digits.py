@@ -22,6 +22,10 @@ class Digits(ImageSource):
     def levels(self) -> int:
         return 17
 
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return tuple("0123456789")
+
     def load(self, root: Path, download: bool) -> Splits:
         from sklearn.datasets import load_digits
 

@@ -85,13 +85,26 @@ class ImageFolder(ImageSource):
     def levels(self) -> int:
         return 256
 
-    def load(self, root: Path, download: bool) -> Splits:
-        shape = self.image_shape
+    @cached_property
+    def classes(self) -> tuple[str, ...] | None:
+        return tuple(class_names(self._listed["train"])) or None
+
+    @property
+    def _given(self) -> dict[str, Path]:
+        """The folder of each split."""
         given = {name: self.path / name for name in ("train", "test", "val") if (self.path / name).is_dir()}
         if len(given) < 2 or "train" not in given:  # one folder, or something else that is called train
-            given = {"train": self.path}
-        listed = {part: list_images(folder) for part, folder in given.items()}
-        classes = class_names(listed["train"])
+            return {"train": self.path}
+        return given
+
+    @cached_property
+    def _listed(self) -> dict[str, list[str]]:
+        """The files of each split, listed once for the classes and for the images."""
+        return {part: list_images(folder) for part, folder in self._given.items()}
+
+    def load(self, root: Path, download: bool) -> Splits:
+        shape, given, classes, listed = self.image_shape, self._given, list(self.classes or ()), self._listed
+        del self._listed  # a million names
         parts: dict[str, Images] = {}
         for name, folder in given.items():
             parts[name], files = self._read(folder, listed[name], classes, shape, root / "cache")

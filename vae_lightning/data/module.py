@@ -24,6 +24,11 @@ def find_root(root: str | None) -> Path:
     return Path(root or os.environ.get("VAE_LIGHTNING_DATA") or "data").expanduser()
 
 
+def _some(classes: tuple[str, ...] | None) -> str:
+    """The first names."""
+    return "none" if not classes else ", ".join(classes[:10]) + (", ..." if len(classes) > 10 else "")
+
+
 def sha256(images: Images) -> str:
     """The beginning of the digest of all bytes."""
     digest = hashlib.sha256()
@@ -98,13 +103,19 @@ class ImageData(LightningDataModule):
         """What the data are."""
         return Spec(tuple(self.image_shape), self.levels, self.source.classes)
 
-    def check_matches(self, spec: Spec) -> None:
-        """Raises ValueError where the images are not such as a model was built for."""
+    def check_matches(self, spec: Spec, needs: tuple[str, ...] = ()) -> None:
+        """Raises ValueError where the images are not such as a model was built for, or where it needs labels and these
+        are of other classes."""
         if (tuple(self.image_shape), self.levels) != (spec.image_shape, spec.levels):
             raise ValueError(
                 f"the model was built for images of shape {spec.image_shape} with {spec.levels} levels, got data "
                 f"of shape {tuple(self.image_shape)} with {self.levels}: choose data like those it was trained on (an "
                 "image folder can be resized with --data.source.size), or train a model on these."
+            )
+        if "label" in needs and self.source.classes != spec.classes:
+            raise ValueError(
+                f"the model was built for the classes {_some(spec.classes)}, got data with {_some(self.source.classes)}"
+                ": choose data of the same classes, or train a model on these."
             )
 
     def prepare_data(self) -> None:

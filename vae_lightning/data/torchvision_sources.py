@@ -24,6 +24,7 @@ class TorchvisionSource(ImageSource):
     """A torchvision data set with a `train` flag, found under root/<folder>."""
 
     folder: ClassVar[str]
+    names: ClassVar[tuple[str, ...]]  # of the classes, torchvision's own
     checksums: ClassVar[dict[str, str]] = {}  # file below the folder -> md5, where torchvision does not check it itself
 
     @abstractmethod
@@ -33,6 +34,10 @@ class TorchvisionSource(ImageSource):
     @property
     def levels(self) -> int:
         return 256
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return self.names
 
     def load(self, root: Path, download: bool) -> Splits:
         parts = [self._read(root, train, download) for train in (True, False)]
@@ -73,6 +78,10 @@ class MNIST(TorchvisionSource):
     """Handwritten digits, 60 000 and 10 000 grey images of 28x28."""
 
     folder = "MNIST"
+    names = (
+        *("0 - zero", "1 - one", "2 - two", "3 - three", "4 - four"),
+        *("5 - five", "6 - six", "7 - seven", "8 - eight", "9 - nine"),
+    )
     checksums: ClassVar[dict[str, str]] = {
         "raw/train-images-idx3-ubyte": "6bbc9ace898e44ae57da46a324031adb",
         "raw/train-labels-idx1-ubyte": "a25bea736e30d166cdddb491f175f624",
@@ -94,6 +103,10 @@ class FashionMNIST(TorchvisionSource):
     """Pictures of clothes, 60 000 and 10 000 grey images of 28x28."""
 
     folder = "FashionMNIST"
+    names = (
+        *("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat"),
+        *("Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),
+    )
 
     @property
     def image_shape(self) -> Shape:
@@ -109,6 +122,7 @@ class KMNIST(TorchvisionSource):
     """Handwritten Kuzushiji, 60 000 and 10 000 grey images of 28x28."""
 
     folder = "KMNIST"
+    names = ("o", "ki", "su", "tsu", "na", "ha", "ma", "ya", "re", "wo")
 
     @property
     def image_shape(self) -> Shape:
@@ -124,6 +138,7 @@ class CIFAR10(TorchvisionSource):
     """Natural images, 50 000 and 10 000 in colour, 32x32."""
 
     folder = "cifar-10-batches-py"
+    names = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
     @property
     def image_shape(self) -> Shape:

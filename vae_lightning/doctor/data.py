@@ -14,7 +14,7 @@ from vae_lightning.train.module import Experiment
 
 def look_at_data(experiment: Experiment, data: ImageData) -> Iterator[Finding]:
     data.setup()
-    data.check_matches(experiment.spec)
+    data.check_matches(experiment.spec, experiment.latent_model.needs)
     sizes, shape = ", ".join(f"{len(images)} {name}" for name, images in data.splits.items()), tuple(data.image_shape)
     empty = min(map(len, data.splits.values())) == 0
     yield finding(not empty, f"there are {sizes} images of shape {shape}.", "keep some of each: --data.val_size.")

@@ -13,6 +13,7 @@ from vae_lightning.core import Batch, LatentModel
 from vae_lightning.data import ImageData, Images
 from vae_lightning.metrics import log_prob
 from vae_lightning.metrics.anomaly import auroc, complexity, likelihood_ratio
+from vae_lightning.metrics.classifier import of_class, sum_out
 from vae_lightning.report.results import Section
 from vae_lightning.trained import TrainedModel, load_model
 
@@ -60,6 +61,11 @@ def load_background(path: str, own: TrainedModel) -> LatentModel:
             f"--background: expected a model of images of shape {own.spec.image_shape} with {own.spec.levels} levels, "
             f"got one of {found.spec.image_shape} with {found.spec.levels}: choose another."
         )
+    if found.latent_model.needs:
+        raise ValueError(
+            f"--background: expected a model that needs no {found.latent_model.needs[0]}s, got one that does: choose "
+            "one without."
+        )
     if found.is_autoencoder or own.is_autoencoder:
         raise ValueError("--background: expected two models with a likelihood, got an autoencoder: choose two VAEs.")
     return found.latent_model
@@ -73,23 +79,21 @@ def scores(
     num_samples: int,
     device: torch.device,
     background: LatentModel | None = None,
+    p_y: Tensor | None = None,
 ) -> dict[str, Tensor]:
-    """Name -> (N,), the higher the less likely the image."""
+    """Name -> (N,), the higher the less likely the image; of a model that needs labels, with the classes of frequencies
+    p(y), (C,), summed out."""
     found: dict[str, list[Tensor]] = {}
     discrete = True
     for part in images.split(500):
         batch: Batch = {"image": part.to(device).float()}
-        trace = model.trace(batch)
-        found_here, discrete = trace.scores(), trace.is_discrete
-        values = {"distortion": found_here["distortion"]}
-        if trace.has_rate:
-            values |= {
-                "elbo": -found_here["elbo"],
-                "rate": found_here["rate"],
-                "log_prob": -log_prob(model, batch, num_samples),
-            }
-            if background is not None:
-                values["background"] = values["log_prob"] + log_prob(background, batch, num_samples)
+        if "label" not in model.needs or p_y is None:
+            values, discrete = _costs(model, batch, num_samples)
+        else:
+            each = [_costs(model, of_class(batch, number), num_samples) for number in range(len(p_y))]
+            values, discrete = _summed_out([costs for costs, _ in each], p_y), each[0][1]
+        if background is not None and "log_prob" in values:
+            values["background"] = values["log_prob"] + log_prob(background, batch, num_samples).cpu()
         for name, value in values.items():
             found.setdefault(name, []).append(value.cpu())
     all_scores = {name: torch.cat(parts) for name, parts in found.items()}
@@ -97,6 +101,30 @@ def scores(
         all_scores["complexity"] = complexity(images, levels)
         all_scores["ratio"] = likelihood_ratio(-all_scores["log_prob"], all_scores["complexity"])
     return all_scores
+
+
+def _costs(model: LatentModel, batch: Batch, num_samples: int) -> tuple[dict[str, Tensor], bool]:
+    """The scores of a batch, and whether its likelihood is a probability."""
+    trace = model.trace(batch)
+    found = trace.scores()
+    values = {"distortion": found["distortion"]}
+    if trace.has_rate:
+        nll = -log_prob(model, batch, num_samples)
+        values |= {"elbo": -found["elbo"], "rate": found["rate"], "log_prob": nll}
+    return {name: value.cpu() for name, value in values.items()}, trace.is_discrete
+
+
+def _summed_out(each: list[dict[str, Tensor]], p_y: Tensor) -> dict[str, Tensor]:
+    """The scores of images whose class y is not told, from those under each: of the bound that has y for a latent, too,
+    with the best q(y|x), whose rate is KL(q(y|x) || p(y)) and the mean of the classes'; without a rate the distortion
+    under the class that fits best."""
+    by_class = {name: torch.stack([costs[name] for costs in each]) for name in each[0]}  # (C, B)
+    if "elbo" not in by_class:
+        return {"distortion": by_class["distortion"].amin(0)}
+    values = {name: -sum_out(-by_class[name], p_y) for name in ("elbo", "log_prob")}
+    q_y = (p_y.log()[:, None] - by_class["elbo"]).softmax(0)
+    values["distortion"] = (q_y * by_class["distortion"]).sum(0)
+    return {**values, "rate": values["elbo"] - values["distortion"]}
 
 
 def tell_apart(
@@ -107,6 +135,7 @@ def tell_apart(
     num_samples: int,
     device: torch.device,
     background: LatentModel | None = None,
+    p_y: Tensor | None = None,
 ) -> Section:
     """The area under the ROC curve of each score: 50 % is a coin, 100 % tells all, and below 50 % the other images look
     more normal than the model's own, as simple images do to a likelihood (Nalisnick et al. 2019).
@@ -119,13 +148,16 @@ def tell_apart(
         num_samples: importance samples of -log p(x).
         device: where the model is.
         background: a model of what both kinds of images share, whose -log p(x) is taken off (Ren et al. 2019).
+        p_y: the classes' frequencies, (C,), for a model that needs labels, which odd images have not.
     """
     section = Section("Area under the ROC curve: out-of-distribution images against the model's own")
-    ours, theirs = (scores(model, images, levels, num_samples, device, background) for images in (normal, ood))
+    ours, theirs = (scores(model, images, levels, num_samples, device, background, p_y) for images in (normal, ood))
     for name, label in LABELS.items():
         if name in ours:
             value, error = auroc(ours[name], theirs[name])
             section.add(f"auroc_{name}", label, (100 * value, 100 * error), "%", "higher")
+    if "label" in model.needs:
+        section.notes.append("Odd images have no class of the model's: the classes are summed out, by their frequency.")
     for name in ("elbo", "log_prob", "distortion"):
         if name in ours and (value := auroc(ours[name], theirs[name]).value) < 0.5 and math.isfinite(value):
             section.notes.append(

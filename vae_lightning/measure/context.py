@@ -67,6 +67,12 @@ class ModelAndData:
         given = next(self.batches(self.test[self.test_rows(CHECKED)]))
         return given, annealed_log_prob(self.model, given, 16, TEMPERATURES, LEAPFROG_STEPS, steepness=0.0).log_prob
 
+    @property
+    def prior_knows_labels(self) -> bool:
+        """Whether the first latent's prior is one for each image's label, p(z|y)."""
+        site = next(iter(self.model.trace(next(self.batches(self.test[torch.arange(1)]))).sites.values()))
+        return bool(site.p.batch_shape) and "label" in self.model.needs
+
     def codes(self, images: Images) -> Tensor:
         """The centres of all latents' posteriors, side by side, (N, d), on the CPU."""
         found = []

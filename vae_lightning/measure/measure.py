@@ -14,6 +14,7 @@ from vae_lightning.data import ImageData
 from vae_lightning.data.module import sha256
 from vae_lightning.images.pictures import grid, save_picture
 from vae_lightning.measure.context import ModelAndData
+from vae_lightning.measure.labelled import by_class
 from vae_lightning.measure.studies import studies
 from vae_lightning.metrics import (
     ImageEvaluation,
@@ -40,6 +41,7 @@ SETTLED = 0.3
 HEAVY_SHARE = 5.0
 """Images in % that may have weights with too heavy a tail before the figure is not to be trusted."""
 NATS, PER_IMAGE = "nats/image", "per image"
+BESIDE = "Beside it"
 
 
 def measure(experiment: Experiment, data: ImageData, folder: Path) -> Results:
@@ -55,6 +57,8 @@ def measure(experiment: Experiment, data: ImageData, folder: Path) -> Results:
         baselines(experiment, data, per_image),
         surprise(experiment, data, folder, per_image),
     ]
+    if experiment.latent_model.is_conditional:
+        sections = [section if section.title == BESIDE else by_class(section) for section in sections]
     if "nll" in per_image:
         per_image["gap"] = -per_image["nll"] - per_image["elbo"]
     if evaluation.studies:  # by the first of several processes, while the others are done
@@ -86,7 +90,7 @@ def _plain(experiment: Experiment, data: ImageData, folder: Path) -> Results:
 def settings(experiment: Experiment, data: ImageData) -> dict[str, Any]:
     """What was tested on, and what the samples of a test depend on beside the model: tests that have it in common drew
     the same numbers."""
-    trainer = experiment.trainer
+    trainer, model = experiment.trainer, experiment.latent_model
     return {
         "image_shape": list(data.image_shape),
         "levels": data.levels,
@@ -95,6 +99,7 @@ def settings(experiment: Experiment, data: ImageData) -> dict[str, Any]:
         "eval_batch_size": data.eval_batch_size,
         "processes": trainer.world_size,
         "device": trainer.strategy.root_device.type,
+        **({"density": "p(x|y)"} if isinstance(model, LatentModel) and model.is_conditional else {}),
     }
 
 
@@ -220,7 +225,7 @@ def surprise(experiment: Experiment, data: ImageData, folder: Path, kept: dict[s
 
 def baselines(experiment: Experiment, data: ImageData, kept: dict[str, Tensor]) -> Section:
     """What knows nothing of how pixels hang together, and what no model can go below."""
-    section = Section("Beside it")
+    section = Section(BESIDE)
     train, test = data.fixed("train"), data.fixed("test")[torch.arange(experiment.evaluation.images)]
     independent = independent_pixels_nll(train.chunks(), test.chunks(), data.levels)
     kept["independent_nll"] = independent

@@ -14,6 +14,7 @@ from torch import Tensor
 from vae_lightning.core import seeded
 from vae_lightning.measure.appearance import copies, in_inception, samples, sharpness
 from vae_lightning.measure.context import ModelAndData, percent
+from vae_lightning.measure.labelled import by_class, classifier
 from vae_lightning.measure.study import Study, ask
 from vae_lightning.metrics import importance, mean_error
 from vae_lightning.metrics.baselines import ppca_log_prob
@@ -23,6 +24,7 @@ from vae_lightning.metrics.information import (
     MOST_OF_SEVERAL,
     active_units,
     decompose_rate,
+    decompose_rate_by_class,
     diagnose,
     shuffled_distortion,
 )
@@ -48,7 +50,8 @@ def studies(tested: ModelAndData) -> list[Section]:
                 continue
             with seeded(1, tested.device):
                 try:
-                    sections.append(study.function(tested))
+                    section = study.function(tested)
+                    sections.append(by_class(section) if known.conditional and study.function is checks else section)
                 except ValueError as error:  # that nobody foresaw, and that is not to lose the other studies
                     sections.append(Section(f"Left out: {study.function.__name__}", notes=[str(error)]))
     return [section for section in sections if section.rows or section.notes]
@@ -58,7 +61,8 @@ def information(tested: ModelAndData) -> Section:
     """What the rate is made of, and whether the decoder uses the latents."""
     section, model, known = Section("What the latents carry"), tested.model, ask(tested)
     several = known.sites > 1
-    found = decompose_rate(model, tested.mixed(), max_images=PROBED)
+    by_prior = tested.prior_knows_labels
+    found = (decompose_rate_by_class if by_prior else decompose_rate)(model, tested.mixed(), max_images=PROBED)
     labels = {
         "rate": "the rate by samples, sum of the next two",
         "mutual_information": f"mutual information of image and latent{'s' if several else ''}",
@@ -75,7 +79,9 @@ def information(tested: ModelAndData) -> Section:
             f"The {known.sites} latents are taken as one, of {images} of {known.images} test images: each pair of "
             "them is a telling of the story. Their total correlation contains what the prior itself joins."
         )
-    limit = math.log(images)
+    if by_prior:
+        section.notes.append("The prior knows the class: the rate's parts are taken within each class and averaged.")
+    limit = math.log(max(1, images / (len(tested.data.spec.classes or "y") if by_prior else 1)))
     if found.mutual_information[0] > 0.9 * limit:
         section.notes.append(
             f"The mutual information is near its ceiling here, log N = {limit:.2f} nats: it tells of N."
@@ -193,6 +199,7 @@ STUDIES = (
     Study(information, images=2),
     Study(checks, continuous=True),
     Study(losses, continuous=True, gaussian=True),
+    Study(classifier, conditional=True),
     Study(sharpness),
     Study(samples, labels=True),
     Study(in_inception),

@@ -24,6 +24,7 @@ class Known(NamedTuple):
     gaussian: bool
     rate_of_each: bool
     labels: bool
+    conditional: bool
     grey: bool
     images: int
     values: int
@@ -38,6 +39,7 @@ class Study(NamedTuple):
         continuous: needs gradients in the latents.
         gaussian: needs posteriors that are diagonal Gaussians.
         labels: needs labels.
+        conditional: needs a model that is told them, p(x|y).
         grey: needs more than two levels.
         images: of the test, that it needs at least.
         values: an image, that it takes at most.
@@ -48,12 +50,13 @@ class Study(NamedTuple):
     continuous: bool = False
     gaussian: bool = False
     labels: bool = False
+    conditional: bool = False
     grey: bool = False
     images: int = 1
     values: float = math.inf
 
     def admits(self, known: Known) -> bool:
-        needs = ("rate", "continuous", "gaussian", "labels", "grey")
+        needs = ("rate", "continuous", "gaussian", "labels", "conditional", "grey")
         enough = known.images >= self.images and known.values <= self.values
         return enough and all(getattr(known, name) or not getattr(self, name) for name in needs)
 
@@ -70,6 +73,7 @@ def ask(tested: ModelAndData) -> Known:
         gaussian=all(diagonal_gaussian(site.q) for site in sites),
         rate_of_each=trace.has_rate and all(map(_has_rate_of_each, sites)),
         labels=tested.data.splits["test"].label is not None,
+        conditional=tested.model.is_conditional,
         grey=tested.data.levels > 2,
         images=len(tested.test),
         values=math.prod(tested.data.image_shape),

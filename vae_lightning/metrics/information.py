@@ -38,6 +38,28 @@ class Rate(NamedTuple):
     dimension_wise_kl: MeanError | None = None
 
 
+def decompose_rate_by_class(model: LatentModel, batches: Iterable[Batch], max_images: int = 10_000) -> Rate:
+    """`decompose_rate` of a prior p(z|y), within each class and then averaged over the images: the mutual information
+    of image and latent is that given the class, at most the log of the class's images, and the hole the one between
+    each class's aggregate posterior and its own prior. Batches hold "label" (B,)."""
+    held = list(_batches(model, batches, max_images))
+    labels = torch.cat([batch["label"] for batch in held])
+    weights, parts = list[float](), list[Rate]()
+    for label in labels.unique():
+        of_class = [rows(batch, batch["label"] == label) for batch in held]
+        parts.append(decompose_rate(model, [batch for batch in of_class if len(batch["image"])]))
+        weights.append((labels == label).double().mean().item())
+
+    def mean(found: tuple[MeanError | None, ...]) -> MeanError | None:
+        known = [(w, *value) for w, value in zip(weights, found, strict=True) if value is not None]
+        if len(known) < len(found):
+            return None
+        error = math.sqrt(sum((w * e) ** 2 for w, _, e in known if math.isfinite(e)))  # nan for a class of one image
+        return sum(w * m for w, m, _ in known), error
+
+    return Rate(*(mean(found) for found in zip(*parts, strict=True)))  # type: ignore[arg-type]
+
+
 @torch.no_grad()
 def decompose_rate(
     model: LatentModel, batches: Iterable[Batch], samples_per_image: int = 1, max_images: int = 10_000

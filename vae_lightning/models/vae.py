@@ -9,7 +9,6 @@ from vae_lightning.conditionals import (
     BernoulliLikelihood,
     EncoderFactory,
     GaussianPosterior,
-    Likelihood,
     LikelihoodFactory,
     PriorFactory,
     StandardNormal,
@@ -59,5 +58,9 @@ class VAE(LatentModel):
         return story
 
     def init_from_data(self, batch: Batch) -> None:
-        if isinstance(self.likelihood, Likelihood):
-            self.likelihood.init_from_data(batch["image"])
+        for part in (self.encoder, self.prior, self.likelihood):
+            part.init_from_data(batch["image"])
+
+    @property
+    def is_conditional(self) -> bool:
+        return bool(self.prior.needs or self.likelihood.needs)

@@ -19,6 +19,8 @@ from vae_lightning.report.results import Results, Row
 
 KINDS, IMAGES = ("image_shape", "levels"), "test_images"
 """Settings of a test that runs put side by side must share, and the digest of the images that it looked at."""
+UNSAID = {"density": "p(x)"}
+"""What tests that say nothing of a setting were."""
 NOISE = ("test_samples", "seed", "eval_batch_size", "processes", "device")
 """Settings of a test that decide which numbers it drew."""
 
@@ -137,7 +139,7 @@ def _unlike(names: list[str], tested: list[dict[str, Any]]) -> dict[str, str]:
     """What was not the same in all tests -> what it was in each."""
     unlike = {}
     for key in dict.fromkeys(key for settings in tested for key in settings):
-        values = [settings.get(key, "not kept") for settings in tested]
+        values = [settings.get(key, UNSAID.get(key, "not kept")) for settings in tested]
         if values != values[:1] * len(values):
             unlike[key] = ", ".join(f"{value} in {name}" for name, value in zip(names, values, strict=True))
     return unlike

@@ -105,7 +105,7 @@ class Experiment(ClipsFused, AveragedSteps):
         data: Any = getattr(self.trainer, "datamodule", None)
         if not isinstance(data, ImageData):
             return
-        data.check_matches(self.spec)
+        data.check_matches(self.spec, self.latent_model.needs)
         split = data.splits["train" if stage == "fit" else "val" if stage == "validate" else "test"]
         count = INIT_IMAGES if stage == "fit" else 2
         some = split.batch(torch.arange(0, len(split), max(1, len(split) // count)))

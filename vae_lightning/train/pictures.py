@@ -80,7 +80,7 @@ class Reconstructions(Picture):
 
 
 class PriorSamples(Picture):
-    """E[x|z] for z from the prior."""
+    """E[x|z] for z from the prior; a row a class for a model that generates by class."""
 
     def __init__(self, every_n_epochs: int = 1, num_images: int = 64) -> None:
         super().__init__(every_n_epochs, num_images)
@@ -88,11 +88,10 @@ class PriorSamples(Picture):
     def draw(self, model: LatentModel, batch: Batch) -> tuple[Tensor, int] | None:
         if not model.trace(rows(batch, slice(0, 1))).has_rate:
             return None
-        labels = without_image(batch)
-        if labels:  # each column in the class of a held-out image
-            columns = min(8, len(next(iter(labels.values()))))
-            means = model.sample(rows(labels, slice(0, columns)), max(1, self.num_images // columns)).mean
-            return means.flatten(0, 1), columns
+        if model.is_conditional and "label" in batch:
+            classes = batch["label"].unique()  # of those held out
+            columns = max(1, self.num_images // len(classes))
+            return model.sample({"label": classes}, columns).mean.transpose(0, 1).flatten(0, 1), columns
         return model.sample({}, self.num_images).mean, max(1, round(self.num_images**0.5))
 
 
