@@ -13,7 +13,7 @@ from lightning.pytorch import Trainer
 from torch import Tensor
 
 from vae_lightning.checkpoint import folder_of
-from vae_lightning.core import LatentModel, centre, seeded
+from vae_lightning.core import LatentModel, centre, image_of, seeded
 from vae_lightning.data import ImageData, ImageSource
 from vae_lightning.data.module import Split
 from vae_lightning.files import require_writable, write_atomically
@@ -104,7 +104,7 @@ class CommandTrainer(Trainer):
         image = images.image
         if file.suffix == ".npz":
             batches = images.batches(datamodule.eval_batch_size)
-            mean = torch.cat([trained.reconstruct(part["image"], part.get("label")).mean.cpu() for part in batches])
+            mean = torch.cat([trained.reconstruct(image_of(part), part.get("label")).mean.cpu() for part in batches])
             write_atomically(file, lambda stream: np.savez(stream, image=image, reconstruction=mean, index=index))
         else:
             batch = next(datamodule.splits[split].batches(len(index), index))
@@ -135,7 +135,7 @@ class CommandTrainer(Trainer):
         self._read(model, datamodule)
         images = datamodule.splits[split]
         arrays: dict[str, Any] = {}
-        found = [trained.encode(b["image"], b.get("label")) for b in images.batches(datamodule.eval_batch_size)]
+        found = [trained.encode(image_of(b), b.get("label")) for b in images.batches(datamodule.eval_batch_size)]
         for name in found[0]:
             prefix = "" if len(found[0]) == 1 else f"{name}_"
             arrays[f"{prefix}mean"] = torch.cat([centre(posterior[name]).cpu() for posterior in found]).numpy()

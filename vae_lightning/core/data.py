@@ -55,6 +55,13 @@ class Spec:
         )
 
 
+def image_of(given: Batch) -> Tensor:
+    """The images of a batch, (B, C, H, W); ValueError where there are none."""
+    if "image" not in given:
+        raise ValueError(f"expected an image in the batch, got {', '.join(given) or 'an empty one'}.")
+    return given["image"]
+
+
 def without_image(given: Batch) -> dict[str, Tensor]:
     """What else is given, such as labels."""
     return {name: value for name, value in given.items() if name != "image"}

@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from vae_lightning.core.data import Batch, without_image
+from vae_lightning.core.data import Batch, image_of, without_image
 from vae_lightning.core.draws import FromPrior, traced
 from vae_lightning.core.story import Conditional, Draw, Story, Trace
 
@@ -68,9 +68,8 @@ class LatentModel(Model):
         Raises:
             ValueError: no image, or a name that no latent has.
         """
-        if "image" not in given:
-            raise ValueError(f"expected an image in the batch, got {', '.join(given) or 'an empty one'}.")
-        return traced(self.about(given), given["image"], num_samples, instead, until)
+        image = image_of(given)
+        return traced(self.about(given), image, num_samples, instead, until)
 
     def statistics(self, trace: Trace) -> dict[str, Tensor]:
         """What the model keeps count of in training, of a story told there: name -> (), without gradient. Changes

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from vae_lightning.core import image_of
 from vae_lightning.doctor.findings import Case, Finding, finding
 from vae_lightning.memory import available_memory
 
@@ -28,7 +29,7 @@ def cost(case: Case) -> Iterator[Finding]:
         step()
     weights = sum(p.nbytes for p in parts.parameters())
     state = sum(v.nbytes for of in optimizer.state.values() for v in of.values() if isinstance(v, Tensor))
-    each, there = sum(saved.values()) / probe, _available(case.some["image"].device)
+    each, there = sum(saved.values()) / probe, _available(image_of(case.some).device)
     needed = 2 * weights + state + each * size
     yield finding(
         needed < 0.8 * there,

@@ -7,6 +7,7 @@ from itertools import islice
 
 import torch
 
+from vae_lightning.core import image_of
 from vae_lightning.data import ImageData
 from vae_lightning.doctor.findings import Case, Finding, finding, spread
 from vae_lightning.train.module import Experiment
@@ -30,7 +31,7 @@ def look_at_data(experiment: Experiment, data: ImageData) -> Iterator[Finding]:
 
 
 def content(case: Case) -> Iterator[Finding]:
-    x, levels, data = case.some["image"], case.data.levels, case.data
+    x, levels, data = image_of(case.some), case.data.levels, case.data
     low, high = x.min().item(), x.max().item()
     used = int((torch.histc(x, levels, -0.5, levels - 0.5) > 0).sum())
     binary = "--data.dynamic_binarization true" if (used, low, high) == (2, 0, levels - 1) else "--data.source"

@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import torch
 
-from vae_lightning.core import Batch, LatentModel, seeded
+from vae_lightning.core import Batch, LatentModel, image_of, seeded
 from vae_lightning.data import ImageData
 from vae_lightning.data.batches import InMemory, binarize
 from vae_lightning.doctor.cost import cost
@@ -72,7 +72,7 @@ def _model(experiment: Experiment, data: ImageData, epochs: int | None, clip: fl
         return
     index = spread(train.stored, len(train))
     some = InMemory(train)[index[torch.randperm(len(index))]]
-    image = binarize(some["image"], data.source.levels) if data.dynamic_binarization else some["image"]
+    image = binarize(image_of(some), data.source.levels) if data.dynamic_binarization else image_of(some)
     some = {name: value.to(experiment.device) for name, value in {**some, "image": image.float()}.items()}
     model = copy.deepcopy(experiment.latent_model).eval()
     tells = isinstance(model, LatentModel)

@@ -11,7 +11,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from vae_lightning.core import Batch, LatentModel, Model, Objective
+from vae_lightning.core import Batch, LatentModel, Model, Objective, image_of
 from vae_lightning.data import ImageData
 from vae_lightning.train.groups import parameter_groups
 from vae_lightning.train.module import INIT_IMAGES, Experiment
@@ -50,7 +50,7 @@ class Case:
 
     def take(self, count: int) -> Batch:
         """The first training images of the sample, over again where it is smaller."""
-        index = torch.arange(count, device=self.some["image"].device) % len(self.some["image"])
+        index = torch.arange(count, device=image_of(self.some).device) % len(image_of(self.some))
         return cast(Batch, {name: value[index] for name, value in self.some.items()})
 
     def training(self, batch: Batch, lr: float | None = None) -> tuple[Callable[[], float], nn.Module, Any]:

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.distributions import Independent, constraints
 
-from vae_lightning.core import Batch
+from vae_lightning.core import Batch, image_of
 from vae_lightning.distributions import BinaryImage
 from vae_lightning.doctor.findings import Case, Finding, finding, first_names
 from vae_lightning.metrics import independent_pixels_nll, log_prob_curve
@@ -21,7 +21,7 @@ from vae_lightning.models import FromRun
 @torch.no_grad()
 def support(case: Case) -> Iterator[Finding]:
     batch = case.take(32)
-    trace, x = case.teller.trace(batch), batch["image"]
+    trace, x = case.teller.trace(batch), image_of(batch)
     try:
         case.experiment.objective.check(case.model, batch)
     except ValueError as error:
@@ -40,7 +40,7 @@ def support(case: Case) -> Iterator[Finding]:
 @torch.no_grad()
 def normalised(case: Case) -> Iterator[Finding]:
     batch = case.take(1)
-    trace, x, top = case.teller.trace(batch), batch["image"], case.data.levels - 1
+    trace, x, top = case.teller.trace(batch), image_of(batch), case.data.levels - 1
     px: Any = trace.px
     if isinstance(px, BinaryImage):
         single = type(px)(px.logits.unsqueeze(-1), event_dim=1)  # images of one pixel
@@ -72,8 +72,8 @@ def normalised(case: Case) -> Iterator[Finding]:
 
 @torch.no_grad()
 def start(case: Case) -> Iterator[Finding]:
-    batch, some, levels = case.take(32), case.some["image"].flatten(1), case.data.levels
-    trace, x = case.teller.trace(batch), batch["image"].flatten(1)
+    batch, some, levels = case.take(32), image_of(case.some).flatten(1), case.data.levels
+    trace, x = case.teller.trace(batch), image_of(batch).flatten(1)
     if not trace.has_rate:
         yield Finding(True, "the posterior is a point mass (an autoencoder), which has no rate.")
     else:
@@ -149,7 +149,7 @@ def _descend(
 
 @torch.no_grad()
 def bounds(case: Case) -> Iterator[Finding]:
-    batch = case.take(max(4, min(16, 2**18 // case.some["image"][0].numel())))
+    batch = case.take(max(4, min(16, 2**18 // image_of(case.some)[0].numel())))
     trace = case.teller.trace(batch, 32)
     if not trace.has_rate:
         yield Finding(True, "whether the bound rises with its samples was not looked at: a point mass has no bound.")

@@ -9,7 +9,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision.utils import make_grid
 
-from vae_lightning.core import Batch, LatentModel, PosteriorMean
+from vae_lightning.core import Batch, LatentModel, PosteriorMean, image_of
 from vae_lightning.files import write_atomically
 
 SMALLEST_SIDE = 56
@@ -32,7 +32,7 @@ def save_picture(picture: Tensor, path: Path) -> None:
 
 def reconstruction_grid(model: LatentModel, batch: Batch) -> Tensor:
     """Rows of originals, each with the row of their reconstructions at the posterior's mean below it."""
-    image, mean = batch["image"], model(PosteriorMean(), batch).mean
+    image, mean = image_of(batch), model(PosteriorMean(), batch).mean
     if len(image) <= 8:
         return torch.cat([image, mean])
     missing = -len(image) % 8

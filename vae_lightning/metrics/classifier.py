@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from vae_lightning.core import Batch, LatentModel
+from vae_lightning.core import Batch, LatentModel, image_of
 from vae_lightning.metrics.estimators.importance import log_prob
 
 
@@ -38,7 +38,7 @@ def frequencies(label: Tensor, classes: int) -> Tensor:
 
 def of_class(given: Batch, number: int) -> dict[str, Tensor]:
     """The batch with every image told one class."""
-    image = given["image"]
+    image = image_of(given)
     return {**given, "label": torch.full((len(image),), number, dtype=torch.long, device=image.device)}
 
 

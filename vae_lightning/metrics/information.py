@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Independent
 
-from vae_lightning.core import Batch, Given, LatentModel, Site, rows, seeded, without_image
+from vae_lightning.core import Batch, Given, LatentModel, Site, image_of, rows, seeded, without_image
 from vae_lightning.metrics.aggregate import log_aggregate, log_aggregate_of_several, log_prior
 from vae_lightning.metrics.estimators.joint import Joint, sum_of
 from vae_lightning.metrics.mean import mean_error
@@ -47,7 +47,7 @@ def decompose_rate_by_class(model: LatentModel, batches: Iterable[Batch], max_im
     weights, parts = list[float](), list[Rate]()
     for label in labels.unique():
         of_class = [rows(batch, batch["label"] == label) for batch in held]
-        parts.append(decompose_rate(model, [batch for batch in of_class if len(batch["image"])]))
+        parts.append(decompose_rate(model, [batch for batch in of_class if len(image_of(batch))]))
         weights.append((labels == label).double().mean().item())
 
     def mean(found: tuple[MeanError | None, ...]) -> MeanError | None:
@@ -96,7 +96,7 @@ def decompose_rate(
         raise ValueError(f"expected 1 or more samples_per_image and max_images, got {samples_per_image}, {max_images}.")
     parts, several = _batches(model, batches, max_images), False
     for first in itertools.islice(parts, 1):
-        with seeded(None, first["image"].device):
+        with seeded(None, image_of(first).device):
             several = len(model.trace(rows(first, slice(0, 2))).sites) > 1
         parts = _batches(model, itertools.chain([first], parts), MOST_OF_SEVERAL if several else max_images)
     joints, drawn = list[Joint](), list[dict[str, Site]]()
@@ -132,11 +132,11 @@ def shuffled_distortion(model: LatentModel, batches: Iterable[Batch]) -> tuple[M
         if not last:
             first, batch = rows(batch, slice(0, 1)), rows(batch, slice(1, None))
         before = {s.name: torch.cat([last.get(s.name, s.z[:0]), s.z[:-1]]) for s in trace.sites.values()}
-        if len(batch["image"]):
-            shuffled.append(-model(Given(before), without_image(batch)).log_prob(batch["image"]))
+        if len(image_of(batch)):
+            shuffled.append(-model(Given(before), without_image(batch)).log_prob(image_of(batch)))
         last = {site.name: site.z[-1:] for site in trace.sites.values()}
     _require(sum(map(len, matched)), 2)
-    shuffled.append(-model(Given(last), without_image(first)).log_prob(first["image"]))
+    shuffled.append(-model(Given(last), without_image(first)).log_prob(image_of(first)))
     terms = torch.cat(shuffled).double()
     mean, error = mean_error(terms)
     shared = ((terms - mean) * (terms.roll(1) - mean)).mean().clamp_min(0).item()  # covariance of a term and the next
@@ -176,11 +176,11 @@ def _batches(model: LatentModel, batches: Iterable[Batch], at_most: int = sys.ma
     """The first images, where and as the model takes them, a few at a time."""
     like = next(itertools.chain(model.parameters(), model.buffers()), torch.empty(0))
     for batch in batches:
-        image = batch["image"]
+        image = image_of(batch)
         step = max(1, IMAGE_VALUES // max(1, image[:1].numel()))
         for start in range(0, min(len(image), at_most), step):
             part = rows(batch, slice(start, min(start + step, at_most)))
-            yield {**{name: value.to(like.device) for name, value in part.items()}, "image": part["image"].to(like)}
+            yield {**{name: value.to(like.device) for name, value in part.items()}, "image": image_of(part).to(like)}
         if (at_most := at_most - len(image)) <= 0:
             return
 

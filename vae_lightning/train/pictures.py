@@ -10,7 +10,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from vae_lightning.core import Batch, FromPrior, Given, LatentModel, Site, centre, rows, seeded, without_image
+from vae_lightning.core import Batch, FromPrior, Given, LatentModel, Site, centre, image_of, rows, seeded, without_image
 from vae_lightning.data import ImageData
 from vae_lightning.images.pictures import grid, save_picture
 from vae_lightning.objectives.elbo import kl_per_latent
@@ -66,7 +66,7 @@ class Picture(Callback, ABC):
 def held_out(data: ImageData, count: int, device: torch.device) -> dict[str, Tensor]:
     """A batch of at most `count` validation images, evenly over all."""
     batch = data.splits["val"].batch(data.splits["val"].some_rows(count))
-    return {name: value.to(device) for name, value in {**batch, "image": batch["image"].float()}.items()}
+    return {name: value.to(device) for name, value in {**batch, "image": image_of(batch).float()}.items()}
 
 
 class Reconstructions(Picture):

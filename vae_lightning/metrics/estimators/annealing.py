@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple, cast
 import torch
 from torch import Tensor
 
-from vae_lightning.core import Batch, LatentModel, rows, seeded
+from vae_lightning.core import Batch, LatentModel, image_of, rows, seeded
 from vae_lightning.metrics.estimators.joint import Joint
 from vae_lightning.metrics.estimators.tiles import tile_size
 
@@ -74,7 +74,7 @@ def annealed_log_prob(
         raise ValueError(f"chains, temperatures, leapfrog_steps, pilots: expected at least (2, 1, 1, 1), got {got}.")
     if start not in ("posterior", "prior"):
         raise ValueError(f"start: expected 'posterior' or 'prior', got {start!r}.")
-    image, schedule, found = given["image"], sigmoidal(temperatures, steepness), []
+    image, schedule, found = image_of(given), sigmoidal(temperatures, steepness), []
     images_at_once = max(1, tile_size(model, given) // 4 // (chains + pilots))
     with seeded(seed, image.device):
         for i in range(0, len(image), images_at_once):

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from vae_lightning.core import Batch, LatentModel, rows, seeded
+from vae_lightning.core import Batch, LatentModel, image_of, rows, seeded
 from vae_lightning.metrics.estimators.refinement import Bounds, refined
 from vae_lightning.metrics.estimators.tiles import tile_size
 
@@ -53,7 +53,7 @@ def inference_gap(
     Raises:
         ValueError: a count below 1, log_prob of another shape, inference mode, or another posterior.
     """
-    image = given["image"]
+    image = image_of(given)
     if num_samples < 1:
         raise ValueError(f"num_samples: expected at least 1, got {num_samples}.")
     if log_prob.shape != image.shape[:1]:
@@ -89,7 +89,7 @@ def prior_log_prob(model: LatentModel, given: Batch, num_samples: int, tile: int
     """
     if num_samples < 1:
         raise ValueError(f"num_samples: expected at least 1, got {num_samples}.")
-    image = given["image"]
+    image = image_of(given)
     tile = tile or tile_size(model, given)
     at_once = max(1, tile // min(len(image), math.isqrt(tile)))
     total = image.new_full((len(image),), -torch.inf, dtype=torch.float64)
@@ -98,9 +98,9 @@ def prior_log_prob(model: LatentModel, given: Batch, num_samples: int, tile: int
         size = max(1, tile // count)
         parts = (rows(given, slice(i, i + size)) for i in range(0, len(image), size))
         if len(given) > 1:  # each image's labels have a prior of their own
-            found = [model.sample(part, count).log_prob(part["image"]).double().logsumexp(0) for part in parts]
+            found = [model.sample(part, count).log_prob(image_of(part)).double().logsumexp(0) for part in parts]
         else:
             px = model.sample({}, count)
-            found = [px.log_prob(part["image"][:, None]).double().logsumexp(1) for part in parts]
+            found = [px.log_prob(image_of(part)[:, None]).double().logsumexp(1) for part in parts]
         total = torch.logaddexp(total, torch.cat(found))
     return total - math.log(num_samples)

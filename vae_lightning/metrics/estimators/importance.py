@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from vae_lightning.core import Batch, LatentModel, rows, traced
+from vae_lightning.core import Batch, LatentModel, image_of, rows, traced
 from vae_lightning.metrics.estimators.pareto import keep_largest, pareto_shape, tail_length
 from vae_lightning.metrics.estimators.refinement import Gaussians
 from vae_lightning.metrics.estimators.tiles import tile_size
@@ -85,17 +85,19 @@ def importance(
     tile = tile or tile_size(model, given)
     images_at_once = max(1, tile // ks[-1])
     found: list[Importance] = []
-    for i in range(0, len(given["image"]), images_at_once):
+    for i in range(0, len(image_of(given)), images_at_once):
         images = slice(i, i + images_at_once)
         part = rows(given, images)
         story = model.about(part)
         instead = proposal.posteriors(images) if proposal else None
-        total = part["image"].new_full((len(part["image"]),), -torch.inf, dtype=torch.float64)  # nats by ten thousands
+        total = image_of(part).new_full(
+            (len(image_of(part)),), -torch.inf, dtype=torch.float64
+        )  # nats by ten thousands
         squares, largest, curve, done = total, None, [], 0
         for k in ks:
             while done < k:
                 count = min(tile, k - done)
-                log_weight = traced(story, part["image"], count, instead).log_weight()  # (count, images)
+                log_weight = traced(story, image_of(part), count, instead).log_weight()  # (count, images)
                 total = torch.logaddexp(total, log_weight.double().logsumexp(0))
                 squares = torch.logaddexp(squares, (2 * log_weight.double()).logsumexp(0))
                 largest = keep_largest(largest, log_weight, tail_length(ks[-1]) + 1)

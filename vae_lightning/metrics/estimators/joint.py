@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, Independent, Normal
 
-from vae_lightning.core import Batch, Draw, FromPrior, Given, LatentModel, Shape, Site, told_until, traced
+from vae_lightning.core import Batch, Draw, FromPrior, Given, LatentModel, Shape, Site, image_of, told_until, traced
 
 
 @dataclass
@@ -81,7 +81,7 @@ class Joint:
 
     @torch.no_grad()
     def __init__(self, model: LatentModel, given: Batch) -> None:
-        self.image, self.story = given["image"], model.about(given)
+        self.image, self.story = image_of(given), model.about(given)
         trace = traced(self.story, self.image)
         self.sites, self.last = trace.sites, list(trace.sites)[-1]
         self.shapes = {name: site.q.event_shape for name, site in trace.sites.items()}

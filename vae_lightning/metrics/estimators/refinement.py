@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, Independent, Normal
 
-from vae_lightning.core import Batch, LatentModel, PosteriorMean, Shape, rows, seeded, told_until
+from vae_lightning.core import Batch, LatentModel, PosteriorMean, Shape, image_of, rows, seeded, told_until
 from vae_lightning.metrics.estimators.joint import Joint, Recorded, diagonal_gaussian, split
 from vae_lightning.metrics.estimators.tiles import tile_size
 
@@ -138,7 +138,7 @@ def refined(
     """
     if min(steps, step_samples) < 1:
         raise ValueError(f"refinement: expected at least 1 of steps and step_samples, got {(steps, step_samples)}.")
-    image, found = given["image"], []
+    image, found = image_of(given), []
     at_once = max(1, tile_size(model, given) // 4 // step_samples)
     with (
         seeded(seed, image.device),

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vae_lightning.core import Batch, LatentModel, rows, seeded
+from vae_lightning.core import Batch, LatentModel, image_of, rows, seeded
 
 TILE_VALUES = 2**22
 """Values of a decoder's widest layer at a time: enough for fast matrix products, and little enough for the caches, out
@@ -23,7 +23,7 @@ def tile_size(model: LatentModel, given: Batch) -> int:
         model: of any story.
         given: a batch with "image" (B, C, H, W).
     """
-    image = given["image"]
+    image = image_of(given)
     widest = image[0].numel()
 
     def note(module: nn.Module, arguments: Any, output: Any) -> None:
