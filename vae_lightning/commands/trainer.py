@@ -217,7 +217,8 @@ class CommandTrainer(Trainer):
     def _drawn(trained: TrainedModel, labels: list[int], count: int, data: ImageData, mean: bool) -> Tensor:
         """`count` images of each class, one class after the other, or of none, (N, C, H, W), on the CPU."""
         parts: list[Tensor] = []
-        for label in [torch.tensor([number]) for number in labels] or [None]:
+        each: list[Tensor | None] = [torch.tensor([number]) for number in labels]
+        for label in each or [None]:
             for start in range(0, count, data.eval_batch_size):
                 px = trained.sample(min(data.eval_batch_size, count - start), label)
                 drawn = (px.mean if mean else px.sample()).cpu()

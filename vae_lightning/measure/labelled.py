@@ -1,5 +1,5 @@
-"""What a test says of a model of images by class, p(x|y): its densities by their name, and what it knows of images whose
-class is not told."""
+"""What a test says of a model of images by class, p(x|y): its densities by their name, and what it knows of images
+whose class is not told."""
 
 from __future__ import annotations
 
