@@ -25,6 +25,15 @@ MODELS = {
         256,
         ["--data.dynamic_binarization=true", "--model.latent_model.likelihood=BernoulliLikelihood"],
     ),
+    "labelled": (
+        (1, 4, 4),
+        256,
+        [
+            word
+            for slot in ("encoder", "likelihood", "prior")
+            for word in ("-c", str(REPOSITORY / "configs" / slot / "labelled.yaml"))
+        ],
+    ),
 }
 
 
@@ -68,6 +77,11 @@ def binary(folder: Path) -> Path:
 @pytest.fixture(scope="session")
 def linked(folder: Path) -> Path:
     return train("linked", folder)
+
+
+@pytest.fixture(scope="session")
+def labelled(folder: Path) -> Path:
+    return train("labelled", folder)
 
 
 @pytest.fixture

@@ -50,7 +50,7 @@ def compress(command: str, given: list[str]) -> None:
         raise FileExistsError(f"{output} exists and is not overwritten: choose another with -o, or add --overwrite.")
     trained, checkpoint = _load(options.ckpt_path, options.device)
     settings = archive.coder_settings(options.batch_size, trained)
-    images = read_images(options.images, trained.spec, checkpoint)
+    images = read_images(options.images, trained.spec, checkpoint, trained.latent_model.needs)
     done_at: list[float] = []
     start = time.perf_counter()
     with _progress("compress", images.image.numel() // len(images.image), len(images.image)) as step:
@@ -121,7 +121,7 @@ def surprise(command: str, given: list[str]) -> None:
     require_some("num_samples", options.num_samples)
     trained, checkpoint = _load(options.ckpt_path, options.device)
     require_writable(picture := output_file(options.output, checkpoint, "surprising.png", (".png",)))
-    images = read_images(options.images, trained.spec, checkpoint)
+    images = read_images(options.images, trained.spec, checkpoint, trained.latent_model.needs)
     weighed = weigh(trained, images, options.num_samples)
     shown = show(weighed, images, trained.spec.levels, picture)
     print(f"{weighed.table(images)}\n{shown}")

@@ -18,7 +18,7 @@ from vae_lightning.compression.bits_back import decode, encode, require_codable
 from vae_lightning.compression.coded import Coded, Settings
 from vae_lightning.compression.container import Contents
 from vae_lightning.compression.exactness import model_hash, probe
-from vae_lightning.compression.form import GivenImages
+from vae_lightning.compression.form import Form, GivenImages
 from vae_lightning.compression.header import MOST_THREADS, Header, Writer, content_hash, largest_batch, runs
 from vae_lightning.core import LatentModel, Spec
 from vae_lightning.files import whole
@@ -55,8 +55,9 @@ def compress(
             or of the machine).
     """
     require_codable(trained.latent_model, trained.spec.image_shape, trained.spec.levels)
+    labels = told(trained, given.form)
     with threads(min(torch.get_num_threads(), MOST_THREADS)), whole(output) as stream:
-        coded = encode(trained.latent_model, given.image, settings, trained.device, progress)
+        coded = encode(trained.latent_model, given.image, settings, trained.device, progress, labels)
         try:
             container.write(stream, _header(trained, given, coded), coded.words)
             stream.flush()
@@ -92,6 +93,7 @@ def decompress(trained: Trained, contents: Contents, progress: Progress | None =
             f"expected the model that wrote the file, {header.model[:16]}, got {ours[:16]}: the file was made with "
             "another model; give the checkpoint that it was made with by --ckpt_path."
         )
+    told(trained, header.form)
     with threads(header.writer.threads):
         here = this_machine(trained)
         if torch.get_num_threads() != header.writer.threads or _probe(trained, header.probed) != header.probe:
@@ -100,6 +102,30 @@ def decompress(trained: Trained, contents: Contents, progress: Progress | None =
                 f"({_apart(here, header.writer)}): take the writer's versions, kind of processor and device."
             )
         return _decode(trained, contents, progress)
+
+
+def told(trained: Trained, form: Form) -> dict[str, Tensor]:
+    """What the model is told of each image beside the image, from the file's own labels: "label" (N,) int64, on the
+    CPU, or nothing for a model that needs nothing.
+
+    Raises:
+        ValueError: the model needs labels, and there are none or others than its classes'.
+    """
+    if "label" not in trained.latent_model.needs:
+        return {}
+    classes = trained.spec.classes or ()
+    if form.labels is None:
+        raise ValueError(
+            "expected images with their classes, since the model codes p(x|y), got images without: give a folder with "
+            "a sub-folder a class, a .npz array with `label`, or a split of the model's data."
+        )
+    if form.classes != classes:
+        shown = "none" if form.classes is None else ", ".join(form.classes[:10])
+        raise ValueError(
+            f"expected labels of the model's classes, {', '.join(classes[:10])}, got those of {shown}: name the "
+            "classes as the model does."
+        )
+    return {"label": torch.tensor(form.labels, dtype=torch.int64)}
 
 
 def coder_settings(batch_size: int | None, trained: Trained) -> Settings:
@@ -157,7 +183,8 @@ def _header(trained: Trained, given: GivenImages, coded: Coded) -> Header:
 
 
 def _probe(trained: Trained, sizes: list[int]) -> str:
-    return probe(trained.latent_model, trained.spec.image_shape, trained.spec.levels, sizes, trained.device)
+    model, spec = trained.latent_model, trained.spec
+    return probe(model, spec.image_shape, spec.levels, sizes, trained.device, len(spec.classes or ()))
 
 
 def _decode(trained: Trained, contents: Contents, progress: Progress | None = None) -> Tensor:
@@ -170,7 +197,8 @@ def _decode(trained: Trained, contents: Contents, progress: Progress | None = No
         if progress is not None:
             progress(done, bits)
 
-    image = decode(trained.latent_model, coded, header.image_shape, trained.device, watched)
+    labels = told(trained, header.form)
+    image = decode(trained.latent_model, coded, header.image_shape, trained.device, watched, labels)
     if (found := content_hash(image.numpy(), header)) != header.content:
         raise ValueError(
             f"expected content of the SHA-256 {header.content[:16]}, got {found[:16]}: the file was altered, "

@@ -26,9 +26,9 @@ from vae_lightning.compression.codecs import Grid
 from vae_lightning.compression.coded import Coded, Settings
 from vae_lightning.compression.densities import image_codec
 from vae_lightning.compression.draws import Inspect, PopPosterior, PopPrior, Retell, StoryTold
-from vae_lightning.compression.exactness import exactly, given
+from vae_lightning.compression.exactness import copied, exactly, given, made_up_labels
 from vae_lightning.compression.stack import RESERVE, WORD_BITS, Integers, Stack, StackExhaustedError, seeded
-from vae_lightning.core import LatentModel, Shape
+from vae_lightning.core import Batch, LatentModel, Shape, rows
 
 FEWEST_WORDS = 4
 """Words of initial bits that are tried first; twice as many where they are too few."""
@@ -43,6 +43,7 @@ def encode(
     settings: Settings = Settings(),  # noqa: B008 (frozen)
     device: torch.device = torch.device("cpu"),  # noqa: B008 (immutable)
     progress: Progress | None = None,
+    others: Batch | None = None,
 ) -> Coded:
     """Codes images (N, C, H, W) of integers 0..levels-1, uint8, with a model that is on `device`.
 
@@ -52,6 +53,7 @@ def encode(
         settings: of the coder.
         device: where the networks run.
         progress: called after each batch with the images done and the net bits so far.
+        others: what else the model is told of each image, such as "label" (N,); the decoder needs the same.
 
     Raises:
         ValueError: the model has no codec for a density, its parameters are not finite, or the images are not such.
@@ -61,7 +63,7 @@ def encode(
         num_words = FEWEST_WORDS
         while True:
             try:
-                return _encode(model, images, settings, num_words, device, progress)
+                return _encode(model, images, others or {}, settings, num_words, device, progress)
             except StackExhaustedError:
                 num_words *= 2
 
@@ -72,6 +74,7 @@ def decode(
     image_shape: Shape,
     device: torch.device = torch.device("cpu"),  # noqa: B008 (immutable)
     progress: Progress | None = None,
+    others: Batch | None = None,
 ) -> Tensor:
     """The images (N, C, H, W) uint8 that `encode` coded with the same model.
 
@@ -84,6 +87,7 @@ def decode(
         image_shape: (C, H, W).
         device: where the networks run, the same kind as in encoding.
         progress: called after each batch with the images done and the net bits so far.
+        others: what else `encode` was told of each image, in the order of the images.
 
     Raises:
         ValueError: the words do not decode with this model.
@@ -99,8 +103,9 @@ def decode(
     left = len(images)
     with exactly(model):
         for size in reversed(layout):
+            part = rows(others or {}, slice(left - size, left))
             try:
-                images[left - size : left] = _pop_batch(stack, model, (size, *image_shape), settings.grid, device)
+                images[left - size : left] = _pop_batch(stack, model, (size, *image_shape), part, settings.grid, device)
             except StackExhaustedError as error:
                 raise _undecodable("the bits ended before the images did") from error
             left -= size
@@ -118,7 +123,8 @@ def require_codable(model: LatentModel, image_shape: Shape, levels: int) -> None
     with exactly(model):
         inspect = Inspect(Settings().grid)
         device = next((p.device for p in model.parameters()), torch.device("cpu"))
-        px = model(inspect, given(model, torch.zeros(1, *image_shape, dtype=torch.uint8), device))
+        blank = torch.zeros(1, *image_shape, dtype=torch.uint8)
+        px = model(inspect, given(model, blank, device, made_up_labels(model, 1, 1)))
         codec = image_codec(px)
     if codec.levels != levels or tuple(px.event_shape) != tuple(image_shape):
         raise ValueError(
@@ -130,6 +136,7 @@ def require_codable(model: LatentModel, image_shape: Shape, levels: int) -> None
 def _encode(
     model: LatentModel,
     images: Tensor,
+    others: Batch,
     settings: Settings,
     num_words: int,
     device: torch.device,
@@ -140,9 +147,9 @@ def _encode(
     initial_bits = stack.num_bits
     while done < len(images):
         size = min(size, len(images) - done, settings.batch_size)
-        copy = stack.copy()
+        copy, part = stack.copy(), slice(done, done + size)
         try:
-            taken = _push_batch(stack, model, images[done : done + size], settings.grid, device)
+            taken = _push_batch(stack, model, images[part], rows(others, part), settings.grid, device)
         except StackExhaustedError:
             if size == 1:
                 raise
@@ -157,11 +164,13 @@ def _encode(
     return Coded(stack.words(), tuple(layout), initial_bits, settings)
 
 
-def _push_batch(stack: Stack, model: LatentModel, images: Tensor, grid: Grid, device: torch.device) -> int:
+def _push_batch(
+    stack: Stack, model: LatentModel, images: Tensor, others: Batch, grid: Grid, device: torch.device
+) -> int:
     """Pushes images (B, C, H, W); how many bits its latents took."""
     before = stack.num_bits
     draw = PopPosterior(stack, grid)
-    px = model(draw, given(model, images, device))
+    px = model(draw, given(model, images, device, others))
     taken = before - stack.num_bits
     codec = image_codec(px)
     symbols = images.numpy().astype(np.int32).ravel()
@@ -175,13 +184,15 @@ def _push_batch(stack: Stack, model: LatentModel, images: Tensor, grid: Grid, de
     return taken
 
 
-def _pop_batch(stack: Stack, model: LatentModel, shape: Shape, grid: Grid, device: torch.device) -> Tensor:
+def _pop_batch(
+    stack: Stack, model: LatentModel, shape: Shape, others: Batch, grid: Grid, device: torch.device
+) -> Tensor:
     """The inverse of `_push_batch`: images (B, C, H, W)."""
     draw = PopPrior(stack, grid, shape[0])
-    images = _images(image_codec(model(draw, {})).pop(stack), shape)
+    images = _images(image_codec(model(draw, copied(others, device))).pop(stack), shape)
     retell = Retell(stack, grid, draw.latents)
     with suppress(StoryTold):
-        model(retell, given(model, images, device))
+        model(retell, given(model, images, device, others))
     retell.push()
     return images
 

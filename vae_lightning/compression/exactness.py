@@ -27,8 +27,20 @@ def given(model: LatentModel, images: Tensor, device: torch.device, others: Batc
     dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
     if dtype not in (torch.float32, torch.float64):
         raise ValueError(f"expected a model with weights of float32 or float64, got {dtype}: give it by .float().")
-    rest = {name: value.to(device, copy=True) for name, value in (others or {}).items()}
-    return {**rest, "image": images.to(device).to(dtype, copy=True, memory_format=torch.contiguous_format)}
+    return {
+        **copied(others or {}, device),
+        "image": images.to(device).to(dtype, copy=True, memory_format=torch.contiguous_format),
+    }
+
+
+def copied(others: Batch, device: torch.device) -> dict[str, Tensor]:
+    """What else is given of images, made anew on the device."""
+    return {name: value.to(device, copy=True) for name, value in others.items()}
+
+
+def made_up_labels(model: LatentModel, size: int, classes: int) -> dict[str, Tensor]:
+    """Labels of `size` images, one class after the other, for a model that needs labels; else nothing."""
+    return {"label": torch.arange(size) % max(1, classes)} if "label" in model.needs else {}
 
 
 @contextmanager
@@ -56,7 +68,12 @@ def model_hash(model: LatentModel, image_shape: Sequence[int], levels: int) -> s
 
 
 def probe(
-    model: LatentModel, image_shape: Sequence[int], levels: int, sizes: Sequence[int], device: torch.device
+    model: LatentModel,
+    image_shape: Sequence[int],
+    levels: int,
+    sizes: Sequence[int],
+    device: torch.device,
+    classes: int = 0,
 ) -> str:
     """SHA-256 of every parameter of every distribution that the story makes of made-up images and latents, for each
     size of batch. A code can be read only where these are the same to the last bit: another torch, another number of
@@ -68,6 +85,7 @@ def probe(
         levels: images hold the integers 0..levels-1.
         sizes: how many images a batch has, in the order in which they are tried.
         device: where the model is.
+        classes: how many there are, for a model that needs labels.
     """
     digest = hashlib.sha256()
     raw = np.random.PCG64(0)  # whose stream is the same everywhere
@@ -84,7 +102,8 @@ def probe(
         for size in sizes:
             shape = (size, *image_shape)
             image = (raw.random_raw(math.prod(shape)) % levels).astype(np.float32).reshape(shape)
-            given = {"image": torch.from_numpy(image).to(device, dtype)}
+            labels = copied(made_up_labels(model, size, classes), device)
+            given = {**labels, "image": torch.from_numpy(image).to(device, dtype)}
             for value in _tensors(model(draw, given)):
                 digest.update(_bytes(value))
     return digest.hexdigest()

@@ -48,11 +48,9 @@ class Spec:
             return int(word)
         folded = {name.casefold(): name for name in classes}
         found = difflib.get_close_matches(word.casefold(), folded, n=3, cutoff=0.4)
-        near = [folded[name] for name in found] or list(classes[:10])
-        raise ValueError(
-            f"label: expected a class's name or number, 0..{len(classes) - 1}, got {word!r}: did you mean "
-            f"{' or '.join(near)}?"
-        )
+        near = " or ".join(folded[name] for name in found)
+        hint = f"did you mean {near}?" if near else f"choose from {', '.join(classes[:10])}."
+        raise ValueError(f"label: expected a class's name or number, 0..{len(classes) - 1}, got {word!r}: {hint}")
 
 
 def image_of(given: Batch) -> Tensor:

@@ -3,7 +3,9 @@ images."""
 
 from __future__ import annotations
 
+import difflib
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,18 +23,25 @@ SPLITS = ("train", "val", "test")
 ARRAYS = (".npy", ".npz")
 
 
-def read_images(given: list[str], spec: Spec, checkpoint: Path) -> GivenImages:
-    """The images that a command was given.
+def read_images(given: list[str], spec: Spec, checkpoint: Path, needs: tuple[str, ...] = ()) -> GivenImages:
+    """The images that a command was given; for a model that needs labels, with the numbers that its classes have.
 
     Args:
         given: image files and folders; or one array, .npy or .npz; or one word, train, val or test.
         spec: of the model's images.
         checkpoint: whose record says which data the splits are.
+        needs: what the model is told of an image, ("label",) or nothing.
 
     Raises:
         FileNotFoundError: nothing there.
-        ValueError: images that are not such as the model was built for, or would not come back as they are.
+        ValueError: images that are not such as the model was built for, or would not come back as they are; or, where
+            the model needs labels, images without, or of classes that it does not have.
     """
+    found = _read(given, spec, checkpoint, needs)
+    return replace(found, form=_by_name(found.form, spec, given[0])) if "label" in needs else found
+
+
+def _read(given: list[str], spec: Spec, checkpoint: Path, needs: tuple[str, ...]) -> GivenImages:
     image_shape, levels = spec.image_shape, spec.levels
     apart = [word for word in given if word in SPLITS or Path(word).suffix.lower() in ARRAYS]
     if apart and len(given) > 1:
@@ -41,7 +50,7 @@ def read_images(given: list[str], spec: Spec, checkpoint: Path) -> GivenImages:
             "give each its own command."
         )
     if given[0] in SPLITS:
-        return _split(given[0], spec, checkpoint)
+        return _split(given[0], spec, checkpoint, needs)
     paths = [Path(word).expanduser() for word in given]
     if apart and not paths[0].is_dir():
         return _array(paths[0], image_shape, levels)
@@ -49,6 +58,32 @@ def read_images(given: list[str], spec: Spec, checkpoint: Path) -> GivenImages:
     image, white = _integers(read_files(files, image_shape), levels, [str(file) for file in files])
     labels, classes = class_labels(names)
     return GivenImages(image, Form("files", white=white, names=names, labels=labels, classes=classes))
+
+
+def _by_name(form: Form, spec: Spec, given: str) -> Form:
+    """The form with the numbers that the model's classes have: those of folders by their names, others as they are."""
+    classes = spec.classes or ()
+    if form.labels is None:
+        raise ValueError(
+            f"{given}: expected images with their classes, as this model is told them, got images without: give a "
+            "folder with a sub-folder a class, a .npz array with `label`, or a split of the model's data."
+        )
+    if form.classes is not None:
+        for name in form.classes:
+            if name not in classes:
+                near = difflib.get_close_matches(name, classes, n=3, cutoff=0.0)
+                raise ValueError(
+                    f"{given}: expected sub-folders called as the model's classes are, got {name!r}, which is none: "
+                    f"rename it, maybe to {' or '.join(map(repr, near))}."
+                )
+        labels = tuple(classes.index(form.classes[label]) for label in form.labels)
+        return replace(form, labels=labels, classes=classes)
+    if odd := [label for label in form.labels if not 0 <= label < len(classes)]:
+        raise ValueError(
+            f"{given}: expected labels 0..{len(classes) - 1}, the numbers of the model's classes, got {odd[0]}: give "
+            f"those of {', '.join(classes[:10])} in this order."
+        )
+    return replace(form, classes=classes)
 
 
 def read_data(checkpoint: Path) -> ImageData:
@@ -66,9 +101,9 @@ def read_data(checkpoint: Path) -> ImageData:
     return data
 
 
-def _split(split: str, spec: Spec, checkpoint: Path) -> GivenImages:
+def _split(split: str, spec: Spec, checkpoint: Path, needs: tuple[str, ...]) -> GivenImages:
     data = read_data(checkpoint)
-    data.check_matches(spec)
+    data.check_matches(spec, needs)
     images = data.fixed(split)  # type: ignore[arg-type]
     labels = None if images.label is None else tuple(images.label.tolist())
     return GivenImages(images.image, Form("split", labels=labels))

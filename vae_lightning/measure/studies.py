@@ -192,6 +192,8 @@ def representation(tested: ModelAndData) -> Section:
                 f"probe_{number}_{name}", f"linear probe, {number} labels, {label}", percent(value), "%", "higher"
             )
     section.notes.append(f"Trained on {len(train)} training images.")
+    if "label" in tested.model.needs:
+        section.notes.append("Where the encoder is told the label, codes may carry it, and tell of no representation.")
     return section
 
 

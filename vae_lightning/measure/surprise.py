@@ -9,9 +9,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from vae_lightning.compression.archive import told
 from vae_lightning.compression.exactness import given
 from vae_lightning.compression.form import GivenImages
-from vae_lightning.core import seeded
+from vae_lightning.core import rows, seeded
 from vae_lightning.images.pictures import grid, save_picture
 from vae_lightning.measure.measure import EXTREMES
 from vae_lightning.metrics import log_prob
@@ -28,6 +29,7 @@ class Weighed:
     length: Tensor
     bound: Tensor
     is_discrete: bool
+    density: str = "p(x)"
 
     @property
     def order(self) -> list[int]:
@@ -38,7 +40,7 @@ class Weighed:
         """One line an image, the most surprising first, and the mean."""
         values = images.image[0].numel()
         unit = "bits" if self.is_discrete else "nats (a density's, no code length)"
-        lines = [f"surprise: -log p(x) in {unit}, {'bits/dim, ' if self.is_discrete else ''}-ELBO, image"]
+        lines = [f"surprise: -log {self.density} in {unit}, {'bits/dim, ' if self.is_discrete else ''}-ELBO, image"]
 
         def line(length: float, bound: float, name: str) -> str:
             per_dim = f"{length / values:9.4f} " if self.is_discrete else ""
@@ -61,17 +63,19 @@ def weigh(trained: TrainedModel, images: GivenImages, num_samples: int) -> Weigh
             "expected a model that gives images a probability, got an autoencoder (point-mass posterior): train a VAE "
             "(encoder GaussianPosterior, objective ELBO)."
         )
+    labels = told(trained, images.form)
     found: list[tuple[Tensor, Tensor]] = []
     discrete = True
     with seeded(0, trained.device):
-        for part in images.image.split(CHUNK):
-            batch = given(trained.latent_model, part, trained.device)
+        for start in range(0, len(images.image), CHUNK):
+            part = slice(start, start + CHUNK)
+            batch = given(trained.latent_model, images.image[part], trained.device, rows(labels, part))
             trace = trained.latent_model.trace(batch)
             bound = -trace.scores()["elbo"]
             found.append((-log_prob(trained.latent_model, batch, num_samples).cpu(), bound.cpu()))
             discrete = trace.is_discrete
     length, bound = (torch.cat(parts).double() / (math.log(2) if discrete else 1) for parts in zip(*found, strict=True))
-    return Weighed(length, bound, discrete)
+    return Weighed(length, bound, discrete, "p(x|y)" if trained.latent_model.is_conditional else "p(x)")
 
 
 def show(weighed: Weighed, images: GivenImages, levels: int, path: Path) -> str:
