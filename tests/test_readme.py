@@ -23,6 +23,7 @@ SHAPES = {
     "images": ((3, 64, 64), 256),
     "cifar10": ((3, 32, 32), 256),
     "digits": ((1, 8, 8), 17),
+    "digits_conditional": ((1, 8, 8), 17),
 }
 
 
