@@ -42,14 +42,16 @@ def test_the_hand_written_loop_has_the_loss_curve_of_fit(name: str, side: int) -
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs g++")
-def test_compiled_they_have_the_same_noise_and_not_the_uncompiled_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_compiled_they_have_the_same_noise_and_not_the_uncompiled_one() -> None:
     uncompiled, _ = curves("mlp", 28)
     fit, hand = curves("mlp", 28, COMPILED)
     assert fit[0] == pytest.approx(hand[0], rel=1e-5)  # seen: 2e-7
     assert fit[1] == pytest.approx(hand[1], rel=1e-5)
     assert fit[0][0] != pytest.approx(uncompiled[0][0], rel=1e-4)  # seen: 2e-3
-    monkeypatch.setattr("torch._inductor.config.fallback_random", True)
-    fit, _ = curves("mlp", 28, COMPILED)
+    from torch._inductor import config
+
+    with config.patch(fallback_random=True):
+        fit, _ = curves("mlp", 28, COMPILED)
     assert fit[0] == pytest.approx(uncompiled[0], rel=1e-5)  # seen: 2e-7: the noise was all that parted them
 
 

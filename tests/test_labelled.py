@@ -295,7 +295,7 @@ def test_every_command_tells_labels(cli: Callable, labelled: Path) -> None:
     assert 0 <= rows["bayes_accuracy"].mean <= 100
     for command in ("predict", "validate", "reconstruct", "encode"):
         assert cli(command, "--ckpt_path", labelled).status == 0
-    odd = ["--odd=tests.conftest.Generated", "--odd.shape=[1,8,8]", "--num_samples=5"]
+    odd = ["--ood=tests.conftest.Generated", "--ood.shape=[1,8,8]", "--num_samples=5"]
     told = cli("anomaly", "--ckpt_path", labelled, *odd)
     assert told.status == 0, told.err
     assert "the classes are summed out" in told.out

@@ -129,12 +129,13 @@ def test_the_doctor_looks_at_what_is_no_storys(cli: Callable) -> None:
     assert "a training step of 64 images takes" in examined.out
 
 
-def test_towers_are_followed_by_wandb_offline(cli: Callable) -> None:
+def test_towers_are_followed_by_wandb_offline(cli: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_MODE", "offline")
     overlay = REPOSITORY / "configs" / "logger" / "wandb.yaml"
-    done = cli(*flags(), "-c", overlay, "--trainer.max_epochs=2", "--trainer.logger.init_args.offline=true")
+    done = cli(*flags(), "-c", overlay, "--trainer.max_epochs=2")
     assert done.status == 0, done.err
     (record,) = Path("runs/towers/1/wandb").glob("offline-run-*/*.wandb")
     assert b"val/recall" in record.read_bytes()
-    tested = cli("test", "--ckpt_path=runs/towers/1", "-c", overlay, "--trainer.logger.init_args.offline=true")
+    tested = cli("test", "--ckpt_path=runs/towers/1", "-c", overlay)
     assert tested.status == 0, tested.err
     assert Path("runs/towers/1/report.html").is_file()
