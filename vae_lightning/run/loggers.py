@@ -45,7 +45,7 @@ def place_wandb(loggers: Any, folder: Path, name: str) -> None:
     run there."""
     for logger in as_list(loggers):
         if logger.class_path.endswith("WandbLogger"):
-            logger.init_args.save_dir = str(folder)
+            logger.init_args.save_dir = str(folder.resolve())  # of a service that may have begun in another folder
             logger.init_args.name = logger.init_args.name or name
             logger.init_args.id = wandb_id(folder)
             logger.init_args.resume = "allow"
