@@ -75,6 +75,7 @@ def refused(result: Result, *words: str) -> None:
             ["--data.dynamic_binarization=true", "--model.latent_model.likelihood=GaussianLearnedScaleLikelihood"],
             ["BernoulliLikelihood"],
         ),
+        (["--model.evaluation.sampels=3"], ["no setting 'sampels' of ImageEvaluation", "did you mean samples?"]),
         (["--model.objective=Reconstruction"], ["expects the encoder PointMass"]),
         (["--model.latent_model.encoder=PointMass"], ["choose the encoder GaussianPosterior"]),
         (["--data.batch_size=100000"], ["expected at most the", "got 100000"]),

@@ -21,6 +21,15 @@ def _settings(class_path: str) -> list[str]:
         return []
 
 
+def _whose(error: BaseException | None) -> re.Match[str] | None:
+    """The class whose setting was not accepted, as one of the errors behind this one names it."""
+    while error is not None:
+        if found := re.search(r"Problem with given class_path '([^']+)'", str(error)):
+            return found
+        error = error.__cause__ or error.__context__
+    return None
+
+
 def explain(error: Exception, classes: Iterable[str]) -> str:
     """One sentence: where, what was expected, what came.
 
@@ -32,7 +41,7 @@ def explain(error: Exception, classes: Iterable[str]) -> str:
     where = ".".join(re.findall(r'Parser key "([^"]+)"', text))
     if found := re.search(r"Option '([^']+)' is not accepted", text):
         option = found[1]
-        owner = re.search(r"class_path='([^']+)'", text[found.end() :])
+        owner = re.search(r"class_path='([^']+)'", text[found.end() :]) or _whose(error)
         settings = _settings(owner[1]) if owner else []
         of = f" of {owner[1].rpartition('.')[2]}" if owner else ""
         takes = f"; it takes {', '.join(settings)}" if settings else ""
