@@ -5,6 +5,7 @@ BIN := .venv/bin
 RUN := $(BIN)/vae-lightning
 RUNS ?= $(sort runs/digits $(wildcard runs/mnist_static runs/mnist runs/mnist_grey runs/cifar10))
 STAMP := .venv/.installed
+WORKERS := --numprocesses logical --maxprocesses 4 --dist worksteal
 LIKELIHOODS := gaussian gaussian_optimal discretized_logistic discretized_logistic_mixture categorical
 BLUR := $(addsuffix -standard_normal,$(LIKELIHOODS)) gaussian-gaussian_mixture discretized_logistic-gaussian_mixture
 
@@ -44,10 +45,10 @@ codec: $(STAMP) ## Compress the test images of the digits and what is trained of
 	$(BIN)/python -m benchmarks.codec $(RUNS)
 
 test: $(STAMP) ## Run the tests (minutes; the slow ones are left out)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(WORKERS)
 
 test-full: $(STAMP) ## Run all tests, the slow ones too
-	$(BIN)/python -m pytest -m ''
+	$(BIN)/python -m pytest $(WORKERS) -m ''
 
 bench: $(STAMP) ## Measure speed against a hand-written loop and the machine's limits (30 minutes); results in benchmarks/results
 	$(BIN)/python -m benchmarks.startup

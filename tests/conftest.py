@@ -14,6 +14,10 @@ from vae_lightning.data import Images, ImageSource, Splits
 REPOSITORY = Path(__file__).parent.parent
 pytest_plugins = ("tests.codec_models",)
 
+if (workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))) > 1:  # each its share, or they wait on each other
+    torch.set_num_threads(max(1, torch.get_num_threads() // workers))
+    os.environ["OMP_NUM_THREADS"] = str(torch.get_num_threads())
+
 
 class Generated(ImageSource):
     """Images with structure (a soft blob at a random place), of any shape and number of levels."""
