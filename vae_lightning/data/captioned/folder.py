@@ -109,7 +109,7 @@ class CaptionedFolder(ImageSource):
         if missing and not self.skip_uncaptioned:
             total = sum(len(names) for _, names in parts.values())
             raise ValueError(
-                f"{len(missing)} of {total} images in {self.folder.path} have no caption ({', '.join(missing[:5])}): "
+                f"{len(missing)} of {total} images in {self.folder.path} have no caption ({', '.join(sorted(missing)[:5])}): "
                 f"write {f'rows of {self.captions}' if self.captions else 'text files beside them'}, or skip them with "
                 "--data.source.skip_uncaptioned true."
             )
