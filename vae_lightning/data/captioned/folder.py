@@ -107,9 +107,9 @@ class CaptionedFolder(ImageSource):
             captions = Captions.of([said[i] for i in kept], [held_out[i] for i in kept])
             found[part] = replace(images[torch.tensor(kept, dtype=torch.int64)], captions=captions)
         if missing and not self.skip_uncaptioned:
-            total = sum(len(names) for _, names in parts.values())
+            total, some = sum(len(names) for _, names in parts.values()), ", ".join(sorted(missing)[:5])
             raise ValueError(
-                f"{len(missing)} of {total} images in {self.folder.path} have no caption ({', '.join(sorted(missing)[:5])}): "
+                f"{len(missing)} of {total} images in {self.folder.path} have no caption ({some}): "
                 f"write {f'rows of {self.captions}' if self.captions else 'text files beside them'}, or skip them with "
                 "--data.source.skip_uncaptioned true."
             )
