@@ -18,7 +18,7 @@ from torch.distributions import Distribution
 
 from vae_lightning.checkpoint import RECORD, find_checkpoint, read_checkpoint
 from vae_lightning.core import Batch, Conditional, LatentModel, Shape, Spec, Story, seeded
-from vae_lightning.models.build import build, spec_of, trained
+from vae_lightning.models.build import build, record_of, spec_of, trained
 
 Self = TypeVar("Self", bound="FromRun")
 
@@ -121,7 +121,12 @@ class FrozenPart(FromRun, Conditional):
         if not isinstance(part, Conditional):
             raise ValueError(f"{run}: expected a model with a conditional `{self.name}`, got {type(model).__name__}.")
         self.part, self.needs = part, part.needs
-        if self.needs and self.spec.classes != spec.classes:
+        if "text" in self.needs and self.spec.text != spec.text:
+            raise ValueError(
+                f"{type(self).__name__}: expected data whose captions have the tokens that the run was trained with, "
+                "got others: take its data's settings, data.text among them."
+            )
+        if "label" in self.needs and self.spec.classes != spec.classes:
             raise ValueError(
                 f"{type(self).__name__}: expected a run of the classes {spec.classes}, got {self.spec.classes}."
             )
@@ -140,8 +145,8 @@ class FrozenPart(FromRun, Conditional):
         return
 
     def _require_size(self, latent_shape: Shape, context: Tensor | None) -> None:
-        given = {"label": torch.zeros(1, dtype=torch.long)} if self.spec.classes else {}
-        found = self.part.told(context, given).event_shape
+        blank = {"label": torch.zeros(1, dtype=torch.long), "text": torch.tensor([[1, 2]])}
+        found = self.part.told(context, blank).event_shape
         if tuple(found) != tuple(latent_shape):
             raise ValueError(
                 f"{type(self).__name__}: expected a run with latents of shape {tuple(latent_shape)}, got one with "
@@ -221,6 +226,5 @@ def write_records(config: Any) -> bool:
         if settings.get("record") is None:
             said = read_checkpoint(find_checkpoint(settings["run"]))[RECORD]
             model = {key: said["config"]["model"].get(key) for key in ("latent_model", "channels_last")}
-            kept = {key: said[key] for key in ("image_shape", "levels", "classes")}
-            settings["record"] = json.dumps({"config": {"model": model}, **kept})
+            settings["record"] = json.dumps({"config": {"model": model}, **record_of(spec_of(said))})
     return bool(found)
