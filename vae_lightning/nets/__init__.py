@@ -4,9 +4,11 @@ from vae_lightning.nets.base import Net, NetFactory, Shape, at_least_float32, bo
 from vae_lightning.nets.conv import ConvDecoder, ConvEncoder, map_depth
 from vae_lightning.nets.corruption import GaussianNoise, Masking, SaltAndPepper
 from vae_lightning.nets.mlp import MLP
+from vae_lightning.nets.transformer import Cache, Transformer
 
 __all__ = [
     "MLP",
+    "Cache",
     "ConvDecoder",
     "ConvEncoder",
     "GaussianNoise",
@@ -15,6 +17,7 @@ __all__ = [
     "NetFactory",
     "SaltAndPepper",
     "Shape",
+    "Transformer",
     "at_least_float32",
     "bounded_log_scale",
     "map_depth",
