@@ -1,6 +1,8 @@
 """nn.Modules that return a Distribution: encoders q(z|x), likelihoods p(x|z) and priors p(z)."""
 
 from vae_lightning.conditionals.bernoulli import BernoulliLikelihood, ContinuousBernoulliLikelihood
+from vae_lightning.conditionals.conditions import Conditions, SiteFactory
+from vae_lightning.conditionals.diffusion import Diffusion
 from vae_lightning.conditionals.discrete import (
     CategoricalLikelihood,
     DiscretizedLogisticLikelihood,
@@ -22,8 +24,10 @@ from vae_lightning.conditionals.priors import GaussianMixture, PriorFactory, Sta
 __all__ = [
     "BernoulliLikelihood",
     "CategoricalLikelihood",
+    "Conditions",
     "ContinuousBernoulliLikelihood",
     "Corrupted",
+    "Diffusion",
     "DiscretizedLogisticLikelihood",
     "DiscretizedLogisticMixtureLikelihood",
     "EncoderFactory",
@@ -43,6 +47,7 @@ __all__ = [
     "LinkedLogisticLikelihood",
     "PointMass",
     "PriorFactory",
+    "SiteFactory",
     "SplineFlowPosterior",
     "StandardNormal",
 ]
