@@ -134,7 +134,7 @@ def test_the_bound_of_the_best_denoiser_is_the_exact_density(path: Path, predict
     exact = Independent(Normal(MEAN, SCALE), 1).log_prob(value)
     error = drawn.std(0) / len(drawn) ** 0.5
     assert ((drawn.mean(0) - exact).abs() < 4 * error + 0.002).all()
-    assert error.max() < 0.03
+    assert error.max() < 0.04
 
 
 def test_a_worse_denoiser_has_a_lower_bound() -> None:

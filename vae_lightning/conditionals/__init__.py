@@ -1,5 +1,6 @@
 """nn.Modules that return a Distribution: encoders q(z|x), likelihoods p(x|z) and priors p(z)."""
 
+from vae_lightning.conditionals.autoregressive import AutoregressivePrior
 from vae_lightning.conditionals.bernoulli import BernoulliLikelihood, ContinuousBernoulliLikelihood
 from vae_lightning.conditionals.conditions import Conditions, SiteFactory
 from vae_lightning.conditionals.diffusion import Diffusion
@@ -22,6 +23,7 @@ from vae_lightning.conditionals.posterior import Corrupted, EncoderFactory, Gaus
 from vae_lightning.conditionals.priors import GaussianMixture, PriorFactory, StandardNormal
 
 __all__ = [
+    "AutoregressivePrior",
     "BernoulliLikelihood",
     "CategoricalLikelihood",
     "Conditions",

@@ -1,6 +1,7 @@
 """Densities that torch lacks. No nn.Module here, and no parameters: a density is a value."""
 
 from vae_lightning.distributions.binary_image import BinaryImage
+from vae_lightning.distributions.bins import Autoregressive, Bins, Step
 from vae_lightning.distributions.continuous_bernoulli import ContinuousBernoulli
 from vae_lightning.distributions.delta import Delta
 from vae_lightning.distributions.diffused import Diffused, Predict, Sampler
@@ -22,7 +23,9 @@ from vae_lightning.distributions.paths import (
 from vae_lightning.distributions.rescaled import Rescaled
 
 __all__ = [
+    "Autoregressive",
     "BinaryImage",
+    "Bins",
     "CategoricalLevels",
     "ContinuousBernoulli",
     "CosinePath",
@@ -39,6 +42,7 @@ __all__ = [
     "Prediction",
     "Rescaled",
     "Sampler",
+    "Step",
     "StraightPath",
     "Times",
     "UniformTimes",

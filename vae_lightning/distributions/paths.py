@@ -129,14 +129,16 @@ class UniformTimes(Times):
 
 
 class LogitNormalTimes(Times):
-    """logit t ~ N(mean, scale^2): most in the middle, where the net has most to learn (Esser et al. 2024, section 3.1).
+    """logit t ~ N(mean, scale^2): most in the middle, where the net has most to learn (Esser et al. 2024, section 3.1,
+    with a scale of 1). At that scale the data's end is seldom seen, and a small net's samples lose 2 to 8 % of their
+    spread within a condition; at 1.5 they keep it to 1 % (tests/test_diffusion.py).
 
     Args:
         mean: above 0 for more noise.
-        scale: standard deviation of the logit.
+        scale: standard deviation of the logit; 1.8 is nearly every time alike.
     """
 
-    def __init__(self, mean: float = 0.0, scale: float = 1.0) -> None:
+    def __init__(self, mean: float = 0.0, scale: float = 1.5) -> None:
         if scale <= 0:
             raise ValueError(f"LogitNormalTimes.scale: expected a standard deviation above 0, got {scale}.")
         self.mean, self.scale = mean, scale
