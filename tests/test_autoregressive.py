@@ -20,7 +20,7 @@ def prior(size: int, components: int | None = None, bins: int = 6) -> Autoregres
     torch.manual_seed(0)
     made = AutoregressivePrior((size,), {"a": 2}, components, bins, width=16, depth=2, heads=2).double().eval()
     data = torch.randn(4000, size).double().sinh() @ torch.randn(size, size).double() + 1
-    made.init_from_data(data, {"a": torch.randn(4000, 2).double()})
+    made.fit(data, {"a": torch.randn(4000, 2).double()})
     torch.nn.init.normal_(made.logits.weight, std=0.3)
     torch.nn.init.normal_(made.logits.bias, std=0.3)
     return made
@@ -137,7 +137,7 @@ def test_untrained_it_is_each_components_own_histogram() -> None:
     torch.manual_seed(0)
     made = AutoregressivePrior((3,), {}, bins=10)
     data = torch.randn(5000, 3) @ torch.randn(3, 3)
-    made.init_from_data(data)
+    made.fit(data, {})
     bins = made().bins.of(made.standardisation(data)[0])
     assert (torch.nn.functional.one_hot(bins).sum(0) - 500).abs().max() <= 1
     truth = torch.distributions.MultivariateNormal(data.mean(0), data.T.cov()).log_prob(data).mean()
@@ -147,7 +147,7 @@ def test_untrained_it_is_each_components_own_histogram() -> None:
 def test_ties_of_the_data_make_no_infinite_density() -> None:
     made = AutoregressivePrior((2,), {}, bins=8)
     data = torch.randint(0, 2, (300, 2)).float()
-    made.init_from_data(data)
+    made.fit(data, {})
     assert made().log_prob(data).isfinite().all()
     assert (made.edges.diff() > 0).all()
 

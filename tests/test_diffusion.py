@@ -174,7 +174,7 @@ def test_standardised_gaussian_data_have_their_density_and_their_moments(compone
         net=lambda *_: Best(CosinePath(), PredictVelocity(), 0 * one, one),
         standardisation=lambda shape: PrincipalComponents(shape, components),
     ).double()
-    made.init_from_data(data)
+    made.fit(data, {})
     p = made.eval()()
     assert (p.log_prob(data[:500]) - truth.log_prob(data[:500])).abs().max() < 0.1
     drawn = p.sample((100_000,))
@@ -232,7 +232,7 @@ def labelled(count: int) -> tuple[Tensor, Tensor]:
     return CENTRES[which] + SPREADS[which] * torch.randn(count, 2), torch.eye(3)[which]
 
 
-def trained(path: Path, prediction: Prediction, times: Times, steps: int = 2500) -> Diffusion:
+def trained(path: Path, prediction: Prediction, times: Times, steps: int = 1500) -> Diffusion:
     torch.manual_seed(0)
     made = Diffusion(
         (2,),
@@ -243,7 +243,7 @@ def trained(path: Path, prediction: Prediction, times: Times, steps: int = 2500)
         times=times,
         drop={"class": 0.1},
     )
-    made.init_from_data(*as_context(*labelled(10_000)))
+    made.fit(*as_context(*labelled(10_000)))
     optimizer = torch.optim.Adam(made.parameters(), lr=3e-3)
     average = torch.optim.swa_utils.AveragedModel(made, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.995))
     for step in range(steps):
@@ -345,7 +345,7 @@ def test_a_dropped_condition_leaves_the_noised_value() -> None:
 
 def test_conditions_are_standardised_by_the_training_data() -> None:
     made, told = small().eval(), {"a": 0.01 * torch.randn(1000, 3) + 4, "b": torch.randn(1000, 2)}
-    made.init_from_data(torch.randn(1000, 4), told)
+    made.fit(torch.randn(1000, 4), told)
     out = made.conditions(told)
     assert (out["a"].std(0) - 1).abs().max() < 0.01
     assert out["a"].mean(0).abs().max() < 0.01

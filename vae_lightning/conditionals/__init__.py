@@ -2,7 +2,7 @@
 
 from vae_lightning.conditionals.autoregressive import AutoregressivePrior
 from vae_lightning.conditionals.bernoulli import BernoulliLikelihood, ContinuousBernoulliLikelihood
-from vae_lightning.conditionals.conditions import Conditions, SiteFactory
+from vae_lightning.conditionals.conditions import Conditions, SiteDensity, SiteFactory
 from vae_lightning.conditionals.diffusion import Diffusion
 from vae_lightning.conditionals.discrete import (
     CategoricalLikelihood,
@@ -49,6 +49,7 @@ __all__ = [
     "LinkedLogisticLikelihood",
     "PointMass",
     "PriorFactory",
+    "SiteDensity",
     "SiteFactory",
     "SplineFlowPosterior",
     "StandardNormal",

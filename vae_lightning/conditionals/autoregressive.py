@@ -7,8 +7,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from vae_lightning.conditionals.conditions import Conditions
-from vae_lightning.core import Conditional, Shape
+from vae_lightning.conditionals.conditions import Conditions, SiteDensity
+from vae_lightning.core import Shape
 from vae_lightning.distributions import Autoregressive, Bins, Step
 from vae_lightning.nets import Cache, PrincipalComponents, Transformer, at_least_float32
 
@@ -16,7 +16,7 @@ NARROWEST = 1e-3
 """The narrowest bin, in standard deviations, so that ties of the training data make no infinite density."""
 
 
-class AutoregressivePrior(Conditional):
+class AutoregressivePrior(SiteDensity):
     """p(value | conditions), principal component for principal component, the largest first: each is cut into bins at
     the training data's quantiles, and a causal transformer gives the bins' probabilities by those of the components
     before. Uniform inside a bin, and exponential beyond the outermost, it is a density of the continuous value, and
@@ -51,7 +51,7 @@ class AutoregressivePrior(Conditional):
         dropout: float = 0.0,
         drop: dict[str, float] | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(event_shape, conditions)
         if bins < 4:
             raise ValueError(f"AutoregressivePrior.bins: expected at least 4, got {bins}.")
         self.standardisation = PrincipalComponents(event_shape, components)
@@ -115,11 +115,11 @@ class AutoregressivePrior(Conditional):
         return told + self.place[number + 1]
 
     @torch.no_grad()
-    def init_from_data(self, image: Tensor, context: Mapping[str, Tensor] | None = None) -> None:
-        """Fits components and bins to training values (N, *event), and the standardisation of conditions to those given."""
-        self.standardisation.fit(image)
-        self.conditions.fit(context or {})
-        y = self.standardisation(image)[0].T  # (k, N)
+    def fit(self, value: Tensor, context: Mapping[str, Tensor]) -> None:
+        """Fits components, bins and the conditions' standardisation to training values (N, *event) with conditions."""
+        self.standardisation.fit(value)
+        self.conditions.fit(context)
+        y = self.standardisation(value)[0].T  # (k, N)
         shares = torch.linspace(0, 1, self.bins + 1, dtype=y.dtype, device=y.device)[1:-1]
         rising = NARROWEST * torch.arange(self.bins - 1, dtype=y.dtype, device=y.device)
         edges = (y.quantile(shares, 1).T - rising).cummax(1).values + rising

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
+from torch.distributions import Distribution
 
 from vae_lightning.core import Conditional, Shape
 
 SMALLEST = 1e-6
-SiteFactory = Callable[[Shape, Mapping[str, int]], Conditional]
-"""(event_shape, {condition: its size}) -> the density of a site, given a mapping of conditions."""
 
 
 class Conditions(nn.Module):
@@ -79,3 +79,28 @@ class Conditions(nn.Module):
                 known = ", ".join(f"{known} of {size} numbers" for known, size in self.sizes.items()) or "none"
                 raise ValueError(f"conditions: expected {known}, got {name} of shape {tuple(value.shape)}.")
         return list(context)
+
+
+class SiteDensity(Conditional):
+    """The density of a site given vectors: p(embedding | text), p(latent | embedding, text).
+
+    Args:
+        event_shape: of the site's value.
+        conditions: {name: numbers of a condition's vector}.
+    """
+
+    def __init__(self, event_shape: Shape, conditions: Mapping[str, int]) -> None:
+        super().__init__()
+        self.event_shape, self.sizes = tuple(event_shape), dict(conditions)
+
+    @abstractmethod
+    def forward(self, context: Mapping[str, Tensor] | None = None) -> Distribution:
+        """{name: (*S, size)} of conditions, any of which may be missing -> a distribution with batch_shape S."""
+
+    @abstractmethod
+    def fit(self, value: Tensor, context: Mapping[str, Tensor]) -> None:
+        """Sets what is better set from training data than at random: values (N, *event), conditions (N, size)."""
+
+
+SiteFactory = Callable[[Shape, Mapping[str, int]], SiteDensity]
+"""(event_shape, {condition: its size}) -> the density of a site."""

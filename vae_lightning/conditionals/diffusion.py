@@ -6,8 +6,8 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from vae_lightning.conditionals.conditions import Conditions
-from vae_lightning.core import Conditional, Shape
+from vae_lightning.conditionals.conditions import Conditions, SiteDensity
+from vae_lightning.core import Shape
 from vae_lightning.distributions import (
     CosinePath,
     Diffused,
@@ -28,7 +28,7 @@ from vae_lightning.nets import (
 )
 
 
-class Diffusion(Conditional):
+class Diffusion(SiteDensity):
     """p(value | conditions) by a denoiser: on the cosine path with v-prediction (Salimans & Ho 2022) by default; on the
     straight path with logit-normal times it is a rectified flow (Esser et al. 2024).
 
@@ -39,7 +39,7 @@ class Diffusion(Conditional):
         event_shape: of the value.
         conditions: {name: numbers of a condition's vector}.
         net: (inner shape, conditions) -> the denoiser.
-        standardisation: what brings the value to unit variance, fitted by `init_from_data`.
+        standardisation: what brings the value to unit variance, fitted by `fit`.
         path: how data and noise are mixed.
         prediction: what the net says.
         times: at which it is trained.
@@ -63,7 +63,7 @@ class Diffusion(Conditional):
         drop: dict[str, float] | None = None,
         guidance: float = 1.0,
     ) -> None:
-        super().__init__()
+        super().__init__(event_shape, conditions)
         self.standardisation = standardisation(event_shape)
         self.conditions = Conditions(conditions, drop or {})
         self.net = net(self.standardisation.inner_shape, conditions)
@@ -86,10 +86,10 @@ class Diffusion(Conditional):
             guided,
         )
 
-    def init_from_data(self, image: Tensor, context: Mapping[str, Tensor] | None = None) -> None:
-        """Fits the standardisation to training values (N, *event), and that of conditions to those given."""
-        self.standardisation.fit(image)
-        self.conditions.fit(context or {})
+    def fit(self, value: Tensor, context: Mapping[str, Tensor]) -> None:
+        """Fits the standardisations to training values (N, *event) with conditions."""
+        self.standardisation.fit(value)
+        self.conditions.fit(context)
 
     def _predict(self, told: Mapping[str, Tensor]) -> Predict:
         """The net, told conditions {name: (*S, size)}."""
