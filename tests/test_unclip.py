@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from functools import partial
 
 import pytest
 import torch
 import torch.nn.functional as F
+import yaml
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, Normal
 
@@ -21,6 +23,7 @@ from vae_lightning.conditionals import (
 from vae_lightning.core import Batch, FromPrior, Given, ImageTextModel, Shape, Spec, TextSpec
 from vae_lightning.metrics import SiteEvaluation
 from vae_lightning.models import VAE, Frozen, FrozenImageText, UnCLIP
+from vae_lightning.models.build import build, record_of
 from vae_lightning.nets import ResidualDenoiser
 from vae_lightning.objectives import SiteNLL
 
@@ -224,3 +227,83 @@ def test_the_chain_learns_what_the_text_says() -> None:
             real[which == 0].mean(0) - real[which == 1].mean(0)
         ).norm()
         assert mine.std(0).norm() / theirs.std(0).norm() == pytest.approx(1, abs=0.1)
+
+
+# -- from a record, as a checkpoint alone rebuilds it ------------------------------------------------------------------
+
+FLOW = """
+class_path: Diffusion
+init_args:
+  net: {class_path: ResidualDenoiser, init_args: {width: 32, depth: 2}}
+  standardisation: {class_path: PrincipalComponents, init_args: {components: 2}}
+  path: StraightPath
+  prediction: PredictVelocity
+  times: {class_path: LogitNormalTimes, init_args: {mean: -0.2}}
+  sampler: {steps: 4, heun: false}
+  drop: {text: 0.1}
+  guidance: 1.5
+"""
+AUTOREGRESSIVE = "{class_path: AutoregressivePrior, init_args: {components: 3, bins: 8, width: 16, heads: 2, depth: 1}}"
+MAP = """
+class_path: Diffusion
+init_args:
+  net: {class_path: PatchDenoiser, init_args: {map_shape: [3, 1, 1], width: 16, depth: 1, heads: 2}}
+  standardisation: {class_path: PerChannel, init_args: {channels: 3}}
+"""
+VAE_OF_RECORD = {"likelihood": "DiscretizedLogisticLikelihood", "latent_size": D}
+
+
+def record(kind: str, **settings: object) -> dict:
+    model = {"class_path": kind, "init_args": settings}
+    return {"config": {"model": {"latent_model": model}}, **record_of(SPEC)}
+
+
+def rebuilt(prior: object, decoder: object) -> UnCLIP:
+    parts = {
+        "clip": ("FrozenImageText", record("tests.test_unclip.Towers")),
+        "vae": ("Frozen", record("VAE", **VAE_OF_RECORD)),
+    }
+    frozen = {
+        name: {"class_path": kind, "init_args": {"run": "gone", "record": json.dumps(said)}}
+        for name, (kind, said) in parts.items()
+    }
+    made = build(record("UnCLIP", **frozen, prior=prior, decoder=decoder))
+    assert isinstance(made, UnCLIP)
+    return made
+
+
+@pytest.mark.parametrize("prior", [FLOW, AUTOREGRESSIVE])
+@pytest.mark.parametrize("decoder", [FLOW, MAP, "null"])
+def test_a_record_rebuilds_the_whole_chain(prior: str, decoder: str) -> None:
+    settings = yaml.safe_load(prior), yaml.safe_load(decoder)
+    first = rebuilt(*settings)
+    with pytest.raises(ValueError, match="expected its weights from the checkpoint that it is a part of"):
+        first.trace(batch())
+    first.clip.has_weights = first.vae.has_weights = True
+    first.init_from_data(batch(50))
+    second = rebuilt(*settings)
+    second.load_state_dict(first.state_dict())
+    drawn = []
+    for model in (first.eval(), second.eval()):
+        torch.manual_seed(0)
+        drawn.append(model.sample({"text": batch()["text"]}, 2).mean)
+    assert torch.equal(*drawn)
+
+
+def test_the_prior_of_an_earlier_run_is_a_part_of_the_next() -> None:
+    flow = yaml.safe_load(FLOW)
+    first = rebuilt(flow, None)
+    clip = {"class_path": "FrozenImageText", "init_args": {"run": "gone"}}
+    clip["init_args"]["record"] = json.dumps(record("tests.test_unclip.Towers"))
+    of_vae = {"class_path": "Frozen", "init_args": {"run": "gone"}}
+    of_vae["init_args"]["record"] = json.dumps(record("VAE", **VAE_OF_RECORD))
+    said = json.dumps(record("UnCLIP", clip=clip, vae=of_vae, prior=flow, decoder=None))
+    second = rebuilt({"class_path": "FrozenSite", "init_args": {"run": "gone", "record": said}}, flow)
+    second.prior.part.load_state_dict(first.prior.state_dict())
+    second.prior.has_weights = True
+    second.train()
+    assert not any(part.training for part in second.prior.modules())
+    noise, text = torch.randn(5, E), {"text": torch.randn(5, E)}
+    assert torch.equal(second.prior(text).from_noise(noise), first.prior.eval()(text).from_noise(noise))
+    with pytest.raises(ValueError, match=r"expected a density of a value of shape \(3,\) given .*, got \(6,\) given"):
+        rebuilt(flow, {"class_path": "FrozenSite", "init_args": {"run": "gone", "record": said}})
