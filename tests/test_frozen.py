@@ -153,7 +153,7 @@ def test_frozen_in_python_passes_gradients_through_and_takes_none(cli: Callable)
 
 
 def test_weights_that_never_came_are_missed(cli: Callable) -> None:
-    from vae_lightning.models.frozen import write_records
+    from vae_lightning.models.records import write_records
 
     assert cli(*FIRST).status == 0
     part = {"class_path": "vae_lightning.models.FrozenEncoder", "init_args": {"run": "runs/first"}}

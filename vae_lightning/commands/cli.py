@@ -25,7 +25,7 @@ from vae_lightning.data.build import build_data
 from vae_lightning.files import require_writable
 from vae_lightning.measure.measure import measure
 from vae_lightning.models.build import record_of
-from vae_lightning.models.frozen import frozen_parts, take_records, write_records
+from vae_lightning.models.records import frozen_parts, take_records, write_records
 from vae_lightning.report.curve import draw_curve
 from vae_lightning.report.page import report
 from vae_lightning.report.predictions import write_predictions

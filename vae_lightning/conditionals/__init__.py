@@ -1,6 +1,9 @@
 """nn.Modules that return a Distribution: encoders q(z|x), likelihoods p(x|z) and priors p(z)."""
 
+from vae_lightning.conditionals.autoregressive import AutoregressivePrior
 from vae_lightning.conditionals.bernoulli import BernoulliLikelihood, ContinuousBernoulliLikelihood
+from vae_lightning.conditionals.conditions import Conditions, SiteDensity, SiteFactory
+from vae_lightning.conditionals.diffusion import Diffusion
 from vae_lightning.conditionals.discrete import (
     CategoricalLikelihood,
     DiscretizedLogisticLikelihood,
@@ -20,10 +23,13 @@ from vae_lightning.conditionals.posterior import Corrupted, EncoderFactory, Gaus
 from vae_lightning.conditionals.priors import GaussianMixture, PriorFactory, StandardNormal
 
 __all__ = [
+    "AutoregressivePrior",
     "BernoulliLikelihood",
     "CategoricalLikelihood",
+    "Conditions",
     "ContinuousBernoulliLikelihood",
     "Corrupted",
+    "Diffusion",
     "DiscretizedLogisticLikelihood",
     "DiscretizedLogisticMixtureLikelihood",
     "EncoderFactory",
@@ -43,6 +49,8 @@ __all__ = [
     "LinkedLogisticLikelihood",
     "PointMass",
     "PriorFactory",
+    "SiteDensity",
+    "SiteFactory",
     "SplineFlowPosterior",
     "StandardNormal",
 ]

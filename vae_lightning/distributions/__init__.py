@@ -1,21 +1,49 @@
 """Densities that torch lacks. No nn.Module here, and no parameters: a density is a value."""
 
 from vae_lightning.distributions.binary_image import BinaryImage
+from vae_lightning.distributions.bins import Autoregressive, Bins, Step
 from vae_lightning.distributions.continuous_bernoulli import ContinuousBernoulli
 from vae_lightning.distributions.delta import Delta
+from vae_lightning.distributions.diffused import Diffused, Predict, Sampler
 from vae_lightning.distributions.discretized_logistic import DiscretizedLogistic
 from vae_lightning.distributions.flow import Flow
 from vae_lightning.distributions.levels import CategoricalLevels
 from vae_lightning.distributions.linked_channels import LinkedChannels
+from vae_lightning.distributions.paths import (
+    CosinePath,
+    LogitNormalTimes,
+    Path,
+    PredictClean,
+    Prediction,
+    PredictVelocity,
+    StraightPath,
+    Times,
+    UniformTimes,
+)
 from vae_lightning.distributions.rescaled import Rescaled
 
 __all__ = [
+    "Autoregressive",
     "BinaryImage",
+    "Bins",
     "CategoricalLevels",
     "ContinuousBernoulli",
+    "CosinePath",
     "Delta",
+    "Diffused",
     "DiscretizedLogistic",
     "Flow",
     "LinkedChannels",
+    "LogitNormalTimes",
+    "Path",
+    "Predict",
+    "PredictClean",
+    "PredictVelocity",
+    "Prediction",
     "Rescaled",
+    "Sampler",
+    "Step",
+    "StraightPath",
+    "Times",
+    "UniformTimes",
 ]

@@ -2,7 +2,14 @@
 
 from vae_lightning.metrics.baselines import gaussian_rate_distortion, independent_pixels_nll, pca_squared_error
 from vae_lightning.metrics.estimators.importance import Importance, importance, log_prob, log_prob_curve
-from vae_lightning.metrics.evaluation import Evaluation, Headline, ImageEvaluation, nats_per_bit_per_dim, sample_counts
+from vae_lightning.metrics.evaluation import (
+    Evaluation,
+    Headline,
+    ImageEvaluation,
+    SiteEvaluation,
+    nats_per_bit_per_dim,
+    sample_counts,
+)
 from vae_lightning.metrics.mean import MeanWithError, mean_error
 
 __all__ = [
@@ -11,6 +18,7 @@ __all__ = [
     "ImageEvaluation",
     "Importance",
     "MeanWithError",
+    "SiteEvaluation",
     "gaussian_rate_distortion",
     "importance",
     "independent_pixels_nll",

@@ -201,3 +201,28 @@ def squared_error(image: Tensor, target: Tensor, top: int) -> Tensor:
 def nats_per_bit_per_dim(image: Tensor) -> float:
     """How many nats an image (B, C, H, W) are one bit a dimension: C H W log 2."""
     return image[0].numel() * math.log(2)
+
+
+class SiteEvaluation(Evaluation):
+    """-log p(value | what comes before it) at sites of a story, nats, for draws of the sites' posteriors: `nll_<site>`,
+    exact or a bound, as the site's density has it.
+
+    Args:
+        sites: their names, in the story's order; checkpoints follow the last one's.
+    """
+
+    def __init__(self, sites: list[str]) -> None:
+        if not sites:
+            raise ValueError("SiteEvaluation.sites: expected at least one site's name, got none.")
+        self.sites = list(sites)
+        super().__init__()
+
+    def headline(self, model: Model, batch: Batch) -> Headline:
+        return Headline(f"nll_{self.sites[-1]}", "min")
+
+    def update(self, model: Model, spec: Spec, batch: Batch, stage: Literal["val", "test"]) -> None:
+        if not isinstance(model, LatentModel):
+            raise ValueError(f"SiteEvaluation: expected a model with latents, got {type(model).__name__}.")
+        found = model.trace(batch, until=self.sites[-1]).sites
+        for name in self.sites:
+            self.add(f"nll_{name}", -found[name].p.log_prob(found[name].z))

@@ -6,21 +6,18 @@ name, as `record`, and the weights go into the new checkpoint's own. Once they a
 
 from __future__ import annotations
 
-import argparse
 import json
-import pydoc
-from collections.abc import Iterator
 from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from vae_lightning.checkpoint import RECORD, find_checkpoint, read_checkpoint
-from vae_lightning.core import Batch, Conditional, LatentModel, Shape, Spec, Story, seeded
-from vae_lightning.models.build import build, record_of, spec_of, trained
+from vae_lightning.core import Batch, Conditional, ImageTextModel, LatentModel, Model, Shape, Spec, Story, seeded
+from vae_lightning.models.build import build, spec_of, trained
 
 Self = TypeVar("Self", bound="FromRun")
+Whole = TypeVar("Whole", bound="FrozenWhole")
 
 
 class FromRun(nn.Module):
@@ -29,14 +26,12 @@ class FromRun(nn.Module):
 
     has_weights: bool
 
-    def _open(self, run: str, record: str | None) -> tuple[LatentModel, Spec]:
+    def _open(self, run: str, record: str | None) -> tuple[Model, Spec]:
         """The run's model and its data: with its weights from the run's checkpoint, or built by the record alone, to
         take the weights from the checkpoint that it is a part of."""
         self.has_weights = record is None
         with seeded(None):
             model, said = trained(run)[:2] if record is None else (build(json.loads(record)), json.loads(record))
-        if not isinstance(model, LatentModel):
-            raise ValueError(f"{run}: expected the run of a model with latents, got one of {type(model).__name__}.")
         return model, spec_of(said)
 
     def _freeze(self) -> None:
@@ -60,8 +55,8 @@ def _loaded(module: nn.Module, _: object) -> None:
     cast(FromRun, module).has_weights = True
 
 
-class Frozen(FromRun, LatentModel):
-    """A trained run's whole model, as a part of a user's own: `{class_path: Frozen, init_args: {run: runs/digits}}`.
+class FrozenWhole(FromRun):
+    """A trained run's whole model.
 
     Args:
         run: checkpoint file or run folder.
@@ -70,16 +65,22 @@ class Frozen(FromRun, LatentModel):
 
     Raises:
         FileNotFoundError: no checkpoint there.
-        ValueError: it is of a model without latents.
+        ValueError: it is of a model of another kind.
     """
+
+    kind: type[Model]
+    """What the run's model must be."""
 
     def __init__(self, run: str, record: str | None = None) -> None:
         super().__init__()
         self.model, self.spec = self._open(run, record)
+        if not isinstance(self.model, self.kind):
+            what = f"expected the run of a {self.kind.__name__}, got one of {type(self.model).__name__}"
+            raise ValueError(f"{run}: {what}: choose another.")
         self._freeze()
 
     @classmethod
-    def of(cls, model: LatentModel, spec: Spec) -> Frozen:
+    def of(cls: type[Whole], model: Model, spec: Spec) -> Whole:
         """A model that is at hand, such as `load_model(run).latent_model`, frozen; no configuration rebuilds it."""
         made = cls.__new__(cls)
         nn.Module.__init__(made)
@@ -87,9 +88,36 @@ class Frozen(FromRun, LatentModel):
         made._freeze()
         return made
 
+
+class Frozen(FrozenWhole, LatentModel):
+    """A trained run's story, as a part of a user's own: `{class_path: Frozen, init_args: {run: runs/digits}}`; see
+    `FrozenWhole`."""
+
+    kind = LatentModel
+    model: LatentModel
+
     def about(self, given: Batch) -> Story:
         self._require_weights()
         return self.model.about(given)
+
+
+class FrozenImageText(FrozenWhole, ImageTextModel):
+    """A trained run's two towers, such as a CLIP's; see `FrozenWhole`."""
+
+    kind = ImageTextModel
+    model: ImageTextModel
+
+    def embed_image(self, image: Tensor) -> Tensor:
+        self._require_weights()
+        return self.model.embed_image(image)
+
+    def embed_text(self, text: Tensor) -> Tensor:
+        self._require_weights()
+        return self.model.embed_text(text)
+
+    def inverse_temperature(self) -> Tensor:
+        self._require_weights()
+        return self.model.inverse_temperature()
 
 
 class FrozenPart(FromRun, Conditional):
@@ -179,52 +207,3 @@ class FrozenPrior(FrozenPart):
 
     def _check(self, latent_shape: Shape) -> None:
         self._require_size(latent_shape, None)
-
-
-# -- in configurations -------------------------------------------------------------------------------------------------
-
-
-def frozen_parts(config: Any, before: Any = None) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
-    """The settings of every frozen part of a configuration, parsed or plain, and what another configuration says at the
-    same place, {} where there is none. What is inside a record stays as it is."""
-    if isinstance(config, list):
-        others = before if isinstance(before, list) and len(before) == len(config) else [None] * len(config)
-        for item, other in zip(config, others, strict=True):
-            yield from frozen_parts(item, other)
-        return
-    here, there = _mapping(config), _mapping(before)
-    if isinstance(here.get("class_path"), str) and "run" in _mapping(here.get("init_args")):
-        kind = pydoc.locate(here["class_path"])
-        if isinstance(kind, type) and issubclass(kind, FromRun):
-            same = there.get("class_path") == here["class_path"]
-            yield _mapping(here["init_args"]), _mapping(there.get("init_args")) if same else {}
-    for name, value in here.items():
-        yield from frozen_parts(value, there.get(name))
-
-
-def _mapping(node: Any) -> dict[str, Any]:
-    if isinstance(node, argparse.Namespace):
-        return vars(node)
-    return node if isinstance(node, dict) else {}
-
-
-def take_records(config: Any, before: Any = None) -> None:
-    """Gives every frozen part of a configuration the record that a checkpoint's own has of it, or of none: the run is
-    then opened for its weights, whatever the configuration was written by."""
-    for settings, earlier in frozen_parts(config, before):
-        settings["record"] = earlier.get("record")
-
-
-def write_records(config: Any) -> bool:
-    """Gives every frozen part of a configuration that has no record its run's; returns whether there is any part.
-
-    Raises:
-        FileNotFoundError: a run is not where the configuration says.
-    """
-    found = list(frozen_parts(config))
-    for settings, _ in found:
-        if settings.get("record") is None:
-            said = read_checkpoint(find_checkpoint(settings["run"]))[RECORD]
-            model = {key: said["config"]["model"].get(key) for key in ("latent_model", "channels_last")}
-            settings["record"] = json.dumps({"config": {"model": model}, **record_of(spec_of(said))})
-    return bool(found)

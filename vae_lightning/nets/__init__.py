@@ -3,18 +3,31 @@
 from vae_lightning.nets.base import Net, NetFactory, Shape, at_least_float32, bounded_log_scale
 from vae_lightning.nets.conv import ConvDecoder, ConvEncoder, map_depth
 from vae_lightning.nets.corruption import GaussianNoise, Masking, SaltAndPepper
+from vae_lightning.nets.denoiser import Denoiser, DenoiserFactory, PatchDenoiser, ResidualDenoiser
 from vae_lightning.nets.mlp import MLP
+from vae_lightning.nets.standardise import PerChannel, PrincipalComponents, Standardisation, StandardisationFactory
+from vae_lightning.nets.transformer import Cache, Transformer
 
 __all__ = [
     "MLP",
+    "Cache",
     "ConvDecoder",
     "ConvEncoder",
+    "Denoiser",
+    "DenoiserFactory",
     "GaussianNoise",
     "Masking",
     "Net",
     "NetFactory",
+    "PatchDenoiser",
+    "PerChannel",
+    "PrincipalComponents",
+    "ResidualDenoiser",
     "SaltAndPepper",
     "Shape",
+    "Standardisation",
+    "StandardisationFactory",
+    "Transformer",
     "at_least_float32",
     "bounded_log_scale",
     "map_depth",

@@ -12,6 +12,7 @@ from vae_lightning.objectives.schedules import (
     WarmupConstant,
     WarmupCosine,
 )
+from vae_lightning.objectives.site_nll import SiteNLL
 
 __all__ = [
     "ELBO",
@@ -21,6 +22,7 @@ __all__ = [
     "Linear",
     "Reconstruction",
     "Schedule",
+    "SiteNLL",
     "Stages",
     "WarmupConstant",
     "WarmupCosine",
