@@ -41,7 +41,9 @@ class Unlabelled(Generated):
 
 def bent(kind: type[FlowPosterior], size: int) -> FlowPosterior:
     """A flow far from the identity, in float64."""
-    encoder = kind(Spec((1, 2, 2), 2), (size,), partial(MLP, hidden=[8])).double()
+    encoder = kind(
+        Spec((1, 2, 2), 2), (size,), partial(MLP, hidden=[8]), transforms=4 if kind is SplineFlowPosterior else 2
+    ).double()
     for parameter in encoder.flow.parameters():
         nn.init.normal_(parameter, std=0.15 if kind is SplineFlowPosterior else 0.3)
     return encoder

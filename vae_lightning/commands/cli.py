@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from jsonargparse import ArgumentError, ArgumentParser, Namespace
+from jsonargparse import ArgumentError, Namespace
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
@@ -21,8 +21,10 @@ from vae_lightning.commands.arguments import Opened, checkpoint_config, quieten
 from vae_lightning.commands.explain import explain
 from vae_lightning.commands.trainer import CommandTrainer
 from vae_lightning.data import ImageData
+from vae_lightning.data.build import build_data
 from vae_lightning.files import require_writable
 from vae_lightning.measure.measure import measure
+from vae_lightning.models.build import record_of
 from vae_lightning.models.frozen import frozen_parts, take_records, write_records
 from vae_lightning.report.curve import draw_curve
 from vae_lightning.report.page import report
@@ -96,11 +98,8 @@ class CLI(LightningCLI):
             said = None if checkpoint is None else read_checkpoint(Path(checkpoint))[RECORD]["config"]["model"]
             take_records(section.model, said)
         if section.model.image_shape is None:
-            data_parser = ArgumentParser()
-            data_parser.add_class_arguments(ImageData, "data")
-            images = data_parser.instantiate(Namespace(data=section.data)).data
-            section.model.image_shape, section.model.levels = list(images.spec.image_shape), images.spec.levels
-            section.model.classes = None if images.spec.classes is None else list(images.spec.classes)
+            section.model.update(Namespace(record_of(build_data(section.data).spec)))
+        section.data.text = section.model.text
         if not fitting:
             if checkpoint is not None:
                 self.run_folder = folder_of(Path(checkpoint))

@@ -45,12 +45,17 @@ class FlowPosterior(Conditional):
         spec: of the images.
         latent_shape: (d,).
         net: from the image, scaled to [0, 1], to features.
-        transforms: how many maps f is made of.
+        transforms: how many maps f is made of; four couplings let each latent meet each other.
         hidden: widths of each map's own net, which is told 64 numbers of the image.
     """
 
     def __init__(
-        self, spec: Spec, latent_shape: Shape, net: NetFactory, transforms: int, hidden: Sequence[int]
+        self,
+        spec: Spec,
+        latent_shape: Shape,
+        net: NetFactory = MLP,
+        transforms: int = 4,
+        hidden: list[int] = [64, 64],  # noqa: B006 (never changed; jsonargparse shows it as the default)
     ) -> None:
         super().__init__()
         name = type(self).__name__
@@ -84,12 +89,7 @@ class SplineFlowPosterior(FlowPosterior):
     hang on the other half (Durkan et al. 2019). Samples and the density of any value are equally fast.
 
     Args:
-        spec: of the images.
-        latent_shape: (d,).
-        net: from the image, scaled to [0, 1], to features.
-        transforms: how many couplings; with four, each latent meets each other.
-        hidden: widths of each coupling's own net, which is told 64 numbers of the image.
-        bins: pieces of a spline.
+        bins: pieces of a spline; the others: see `FlowPosterior`.
     """
 
     def __init__(
@@ -123,25 +123,7 @@ class SplineFlowPosterior(FlowPosterior):
 class InverseAutoregressivePosterior(FlowPosterior):
     """f of inverse autoregressive maps, each of which shifts and scales every latent by what the noise of those before
     it says, in turns from the first and from the last (Kingma et al. 2016). Samples and their own densities, all that
-    training needs, take one pass; the density of any other value takes d, one after the other.
-
-    Args:
-        spec: of the images.
-        latent_shape: (d,).
-        net: from the image, scaled to [0, 1], to features.
-        transforms: how many maps.
-        hidden: widths of each map's own net, which is told 64 numbers of the image.
-    """
-
-    def __init__(
-        self,
-        spec: Spec,
-        latent_shape: Shape,
-        net: NetFactory = MLP,
-        transforms: int = 2,
-        hidden: list[int] = [64, 64],  # noqa: B006 (never changed; jsonargparse shows it as the default)
-    ) -> None:
-        super().__init__(spec, latent_shape, net, transforms, hidden)
+    training needs, take one pass; the density of any other value takes d, one after the other."""
 
     def transform(self, size: int, index: int, hidden: Sequence[int]) -> LazyTransform:
         order = torch.arange(size)

@@ -1,6 +1,6 @@
 """The nouns: a model tells its generative story once, and a `Draw` decides where each latent comes from."""
 
-from vae_lightning.core.data import Batch, Shape, Spec, image_of, rows, seeded, without_image
+from vae_lightning.core.data import Batch, Shape, Spec, TextSpec, image_of, rows, seeded, without_image
 from vae_lightning.core.draws import FromPosterior, FromPrior, Given, PosteriorMean, told_until, traced
 from vae_lightning.core.model import LatentModel, Loss, Model, Objective
 from vae_lightning.core.story import Conditional, Draw, Site, Story, Trace, centre, has_rate
@@ -21,6 +21,7 @@ __all__ = [
     "Site",
     "Spec",
     "Story",
+    "TextSpec",
     "Trace",
     "centre",
     "has_rate",

@@ -12,7 +12,23 @@ from torch import Tensor
 
 Shape = tuple[int, ...]
 Batch = Mapping[str, Tensor]
-"""What is given of B images, by name: image (B, C, H, W) float32 holding the integers 0..levels-1; label (B,) int64."""
+"""What is given of B images, by name: image (B, C, H, W) float32 holding the integers 0..levels-1; label (B,) int64;
+text (B, T) int64, a caption's token ids: 1 (start), those of its words, 2 (end), and 0 to the end."""
+
+
+@dataclass(frozen=True)
+class TextSpec:
+    """What captions are made of.
+
+    Args:
+        vocabulary: how many token ids there are.
+        length: tokens T of a padded caption, start and end among them.
+        tokenizer: JSON of the `tokenizers` library.
+    """
+
+    vocabulary: int
+    length: int
+    tokenizer: str
 
 
 @dataclass(frozen=True)
@@ -23,11 +39,22 @@ class Spec:
         image_shape: (C, H, W).
         levels: how many grey levels a value can take; images hold the integers 0..levels-1.
         classes: the classes' names in the order of their labels; None where there are no labels.
+        text: what captions are made of; None where there are none.
     """
 
     image_shape: Shape
     levels: int
     classes: tuple[str, ...] | None = None
+    text: TextSpec | None = None
+
+    def require_text(self, what: str) -> TextSpec:
+        """What captions are made of; ValueError where the data have none."""
+        if self.text is None:
+            raise ValueError(
+                f"{what}: expected data with captions, got images without: choose a source that has them "
+                "(configs/data/captions.yaml), or a model without text."
+            )
+        return self.text
 
     def require_classes(self, what: str) -> int:
         """How many classes there are; ValueError where the data have none."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,15 +18,23 @@ Order = Callable[[], Tensor]
 
 
 class InMemory(Dataset[Any]):
-    """A tensor of indices (B,) -> {"image": (B, C, H, W) uint8, "label": (B,) where there are classes}."""
+    """A tensor of indices (B,) -> a batch, `Images.batch`.
 
-    def __init__(self, images: Images) -> None:
-        self.images = images
+    Args:
+        images: what is indexed.
+        visit: () -> the seed of an epoch, by which the caption of each image is drawn anew; None where it is fixed.
+    """
+
+    def __init__(self, images: Images, visit: Callable[[], int] | None = None) -> None:
+        self.images, self.visit = images, None if images.captions is None else visit
+        self._seed: int | None = None
 
     def __len__(self) -> int:
         return len(self.images)
 
     def __getitem__(self, index: Tensor) -> dict[str, Tensor]:
+        if self.visit is not None and self.images.captions is not None and self._seed != (seed := self.visit()):
+            self._seed, self.images = seed, replace(self.images, captions=self.images.captions.drawn(seed))
         index = index.to(self.images.stored.device, non_blocking=True)
         return self.images.batch(index)
 
@@ -80,7 +89,12 @@ class Batches(DistributedSampler[Any]):
 def shuffled(size: int, seed: int, epoch: Callable[[], int]) -> Order:
     """A new order each epoch that depends on the seed and the epoch alone: torch's own takes it from the global
     generator, whose state a resumed run does not share with an unbroken one."""
-    return lambda: torch.randperm(size, generator=torch.Generator().manual_seed((1_000_003 * seed + epoch()) % 2**63))
+    return lambda: torch.randperm(size, generator=torch.Generator().manual_seed(seed_of(seed, epoch())))
+
+
+def seed_of(seed: int, epoch: int) -> int:
+    """The seed of an epoch."""
+    return (1_000_003 * seed + epoch) % 2**63
 
 
 class StatefulLoader(DataLoader[Any]):
@@ -133,6 +147,20 @@ def binarize(image: Tensor, levels: int) -> Tensor:
     again = np.flatnonzero(uniform.numpy() == 255)  # in a hundredth of the time of torch's nonzero
     uniform.numpy()[again] = torch.randint(0, 255, (len(again),), dtype=torch.uint8).numpy()
     return (uniform.view(image.shape) < image).view(torch.uint8)  # which becomes float six times faster than bool
+
+
+def binarized(images: Images, levels: int, seed: int) -> Images:
+    """Images binarised once, by a seed: the same at any batch size."""
+    generator = torch.Generator().manual_seed(seed)
+    grey = (part.float() / (levels - 1) for part in images.chunks())
+    binary = [torch.bernoulli(part, generator=generator).to(torch.uint8) for part in grey]
+    return replace(images, stored=torch.cat(binary), rows=None)
+
+
+def binarization_entropy(grey: Tensor, levels: int) -> Tensor:
+    """Entropy of binarising (B, C, H, W) levels, nats, (B,)."""
+    p = grey.double() / (levels - 1)
+    return -(torch.xlogy(p, p) + torch.xlogy(1 - p, 1 - p)).flatten(1).sum(1)
 
 
 def _as_it_is(batch: Any) -> Any:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,11 +12,22 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from vae_lightning.core import Spec
-from vae_lightning.data.batches import Batches, InMemory, binarize, loader, shuffled
-from vae_lightning.data.source import Images, ImageSource, Shape
+from vae_lightning.core import Spec, TextSpec
+from vae_lightning.data.batches import (
+    Batches,
+    InMemory,
+    binarization_entropy,
+    binarize,
+    binarized,
+    loader,
+    seed_of,
+    shuffled,
+)
+from vae_lightning.data.source import Images, ImageSource, Shape, require_match, sha256
+from vae_lightning.data.tokens import Tokens, train_tokens
 
 Split = Literal["train", "val", "test"]
+Column = Literal["label", "text", "meaning", "held_out"]
 
 
 def find_root(root: str | None) -> Path:
@@ -24,23 +35,11 @@ def find_root(root: str | None) -> Path:
     return Path(root or os.environ.get("VAE_LIGHTNING_DATA") or "data").expanduser()
 
 
-def _some(classes: tuple[str, ...] | None) -> str:
-    """The first names."""
-    return "none" if not classes else ", ".join(classes[:10]) + (", ..." if len(classes) > 10 else "")
-
-
-def sha256(images: Images) -> str:
-    """The beginning of the digest of all bytes."""
-    digest = hashlib.sha256()
-    for part in images.chunks():
-        digest.update(part.numpy().data)
-    return digest.hexdigest()[:16]
-
-
 class ImageData(LightningDataModule):
     """Training, validation and test images of one source, kept apart.
 
-    Batches are {"image": (B, C, H, W) float32 integers, "label": (B,) int64 where there are classes}.
+    Batches are {"image": (B, C, H, W) float32 integers, "label": (B,) int64 where there are classes, "text": (B, T)
+    int64 where there are captions}.
 
     Args:
         source: where the images come from.
@@ -54,6 +53,12 @@ class ImageData(LightningDataModule):
             once and for all in validation and test. The data then have 2 levels.
         horizontal_flip: mirrors half of the training images at random.
         download: fetch what is missing where torchvision knows how.
+        columns: what batches hold beside the images, where the source has it: label, text (a caption's tokens), and for
+            evaluations meaning (B,), which of the captions that say all (`Captions.meanings`) is the image's, and
+            held_out (B,), 0 for what training has seen the like of (`Captions`); null for label and text.
+        bpe: how many tokens captions are made of, by byte-pair encoding; null for a token a word.
+        text: tokens of an earlier run; null learns them from the training captions. The command line takes them from
+            the checkpoint.
     """
 
     def __init__(
@@ -67,6 +72,9 @@ class ImageData(LightningDataModule):
         dynamic_binarization: bool = False,
         horizontal_flip: bool = False,
         download: bool = True,
+        columns: list[Column] | None = None,
+        bpe: int | None = None,
+        text: TextSpec | None = None,
     ) -> None:
         super().__init__()
         if batch_size < 1 or eval_batch_size < 1:
@@ -83,6 +91,7 @@ class ImageData(LightningDataModule):
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
         self.val_size, self.split_seed = val_size, split_seed
         self.dynamic_binarization, self.horizontal_flip, self.download = dynamic_binarization, horizontal_flip, download
+        self.columns, self.bpe, self.text = None if columns is None else tuple(columns), bpe, text
         self.seed = torch.initial_seed()
         self.splits: dict[str, Images] = {}
         self._val_index: Tensor | None = None
@@ -101,22 +110,18 @@ class ImageData(LightningDataModule):
     @property
     def spec(self) -> Spec:
         """What the data are."""
-        return Spec(tuple(self.image_shape), self.levels, self.source.classes)
+        if self._has("text") and self.text is None:
+            self.setup()
+        classes = self.source.classes if self._has("label") else None
+        return Spec(tuple(self.image_shape), self.levels, classes, self.text if self._has("text") else None)
+
+    def _has(self, column: Column) -> bool:
+        """Whether batches hold labels, or text."""
+        return (column != "text" or self.source.captioned) and (self.columns is None or column in self.columns)
 
     def check_matches(self, spec: Spec, needs: tuple[str, ...] = ()) -> None:
-        """Raises ValueError where the images are not such as a model was built for, or where it needs labels and these
-        are of other classes."""
-        if (tuple(self.image_shape), self.levels) != (spec.image_shape, spec.levels):
-            raise ValueError(
-                f"the model was built for images of shape {spec.image_shape} with {spec.levels} levels, got data "
-                f"of shape {tuple(self.image_shape)} with {self.levels}: choose data like those it was trained on (an "
-                "image folder can be resized with --data.source.size), or train a model on these."
-            )
-        if "label" in needs and self.source.classes != spec.classes:
-            raise ValueError(
-                f"the model was built for the classes {_some(spec.classes)}, got data with {_some(self.source.classes)}"
-                ": choose data of the same classes, or train a model on these."
-            )
+        """See `require_match`."""
+        require_match(self.spec, spec, needs)
 
     def prepare_data(self) -> None:
         """Downloads on one process only, before the others read."""
@@ -136,9 +141,26 @@ class ImageData(LightningDataModule):
                 f"data.batch_size: expected at most the {len(train)} training images, got {self.batch_size}: choose a "
                 "smaller --data.batch_size."
             )
-        self.splits = {"train": train, "val": self._fixed(val, 1), "test": self._fixed(loaded.test, 2)}
+        if train.captions is not None and self.text is None and self._has("text"):
+            self.text = train_tokens(train.captions.said(), self.bpe)
+        self.splits = {
+            "train": self._told(train, 3),
+            "val": self._told(self._fixed(val, 1), 1),
+            "test": self._told(self._fixed(loaded.test, 2), 2),
+        }
         if self.dynamic_binarization:
-            self.binarization_entropy = torch.cat([self._entropy(part) for part in loaded.test.chunks()])
+            self.binarization_entropy = torch.cat(
+                [binarization_entropy(part, self.source.levels) for part in loaded.test.chunks()]
+            )
+
+    def _told(self, images: Images, stream: int) -> Images:
+        """With tokens and a fixed draw of the captions, the same at every pass, and the columns that are asked for."""
+        captions = images.captions
+        if captions is not None:
+            captions = captions.drawn(seed_of(self.split_seed, stream))
+            if self.text is not None:
+                captions = replace(captions, tokens=Tokens(self.text).table(captions.sentences))
+        return replace(images, captions=captions, columns=self.columns)
 
     def _split(self, images: Images) -> tuple[Images, Images]:
         count = round(self.val_size * len(images)) if self.val_size < 1 else int(self.val_size)
@@ -153,17 +175,8 @@ class ImageData(LightningDataModule):
 
     def _fixed(self, images: Images, stream: int) -> Images:
         """Binarised once by the split's seed, the same at every pass and at any batch size."""
-        if not self.dynamic_binarization:
-            return images
-        generator = torch.Generator().manual_seed(1_000_003 * self.split_seed + stream)
-        grey = (part.float() / (self.source.levels - 1) for part in images.chunks())
-        binary = [torch.bernoulli(part, generator=generator).to(torch.uint8) for part in grey]
-        return Images(torch.cat(binary), images.label)
-
-    def _entropy(self, grey: Tensor) -> Tensor:
-        """Entropy of binarising (B, C, H, W) levels, nats, (B,)."""
-        p = grey.double() / (self.source.levels - 1)
-        return -(torch.xlogy(p, p) + torch.xlogy(1 - p, 1 - p)).flatten(1).sum(1)
+        seed = seed_of(self.split_seed, stream)
+        return binarized(images, self.source.levels, seed) if self.dynamic_binarization else images
 
     def fixed(self, split: Split) -> Images:
         """A split as it can be counted: the training images, too, binarised once where that is dynamic."""
@@ -188,8 +201,13 @@ class ImageData(LightningDataModule):
     def loader(self, split: Split, shuffle: bool = False) -> DataLoader[Any]:
         """Batches of one split, on the device of this process; the last one may be smaller, none is dropped."""
         trainer = self.trainer
-        images = InMemory(self.splits[split].to(trainer.strategy.root_device if trainer else torch.device("cpu")))
-        order = shuffled(len(images), self.seed, lambda: trainer.current_epoch if trainer else 0)
+
+        def epoch() -> int:
+            return trainer.current_epoch if trainer else 0
+
+        device, seed = trainer.strategy.root_device if trainer else torch.device("cpu"), self.seed
+        images = InMemory(self.splits[split].to(device), (lambda: seed_of(seed, epoch())) if shuffle else None)
+        order = shuffled(len(images), seed, epoch)
         sampler = Batches(
             images,
             self.batch_size if split == "train" else self.eval_batch_size,
@@ -217,6 +235,7 @@ class ImageData(LightningDataModule):
         same images."""
         sizes = {name: len(images) for name, images in self.splits.items()}
         digests = {name: sha256(images) for name, images in self.splits.items()}
+        captions = {name: it.captions.sha256() for name, it in self.splits.items() if it.captions is not None}
         return {
             "source": type(self.source).__name__,
             "image_shape": list(self.image_shape),
@@ -225,5 +244,6 @@ class ImageData(LightningDataModule):
             "split_seed": self.split_seed,
             "sizes": sizes,
             "sha256": digests,
+            **({"captions": captions} if captions else {}),
             "val_index": "the source's own" if self._val_index is None else self._val_index.tolist(),
         }

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
+
+from vae_lightning.core import Spec
+from vae_lightning.data.captions import Captions
 
 Shape = tuple[int, ...]
 CHUNK_VALUES = 2**24
@@ -24,30 +28,44 @@ class Images:
         label: (N,) int64, or None where there are no classes.
         rows: (N,) int64, which of the stored images these are, where `stored` is a file and not to be copied; None
             for all of them in their order.
+        captions: what is said of them, or None.
+        columns: what a batch holds beside the images, of "label", "text", "meaning" and "held_out"; None for labels and
+            text where there are any.
     """
 
     stored: Tensor
     label: Tensor | None = None
     rows: Tensor | None = None
+    captions: Captions | None = None
+    columns: tuple[str, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.stored if self.rows is None else self.rows)
 
     def __getitem__(self, index: Tensor) -> Images:
         """Those at an index: a copy in memory, or other rows of the same file."""
-        label = None if self.label is None else self.label[index]
-        return Images(self.stored[index], label) if self.rows is None else Images(self.stored, label, self.rows[index])
+        chosen = replace(
+            self,
+            label=None if self.label is None else self.label[index],
+            captions=None if self.captions is None else self.captions[index],
+        )
+        if self.rows is None:
+            return replace(chosen, stored=self.stored[index])
+        return replace(chosen, rows=self.rows[index])
 
     def take(self, index: Tensor) -> Tensor:
         """(B,) int64 -> (B, C, H, W) uint8, on the device where the images are."""
         return self.stored.index_select(0, index if self.rows is None else self.rows.index_select(0, index))
 
     def batch(self, index: Tensor) -> dict[str, Tensor]:
-        """(B,) int64 -> {"image": (B, C, H, W) uint8, "label": (B,) where there are classes}, where the images are."""
+        """(B,) int64 -> {"image": (B, C, H, W) uint8, and of `columns` what there is}, where the images are."""
         batch = {"image": self.take(index)}
         if self.label is not None:
             batch["label"] = self.label.index_select(0, index)
-        return batch
+        if self.captions is not None:
+            batch |= self.captions.batch(index)
+        columns = ("image", *(("label", "text") if self.columns is None else self.columns))
+        return {name: value for name, value in batch.items() if name in columns}
 
     def batches(self, size: int, order: Tensor | None = None) -> Iterator[dict[str, Tensor]]:
         """All of them in order, or in that of `order`, `size` at a time, images as float32."""
@@ -84,7 +102,13 @@ class Images:
         half of what the device has left."""
         if self.stored.device == device or device.type == "cpu" or (self.rows is not None and not self._fit(device)):
             return self
-        return Images(self.image.to(device), None if self.label is None else self.label.to(device))
+        return replace(
+            self,
+            stored=self.image.to(device),
+            rows=None,
+            label=None if self.label is None else self.label.to(device),
+            captions=None if self.captions is None else self.captions.to(device),
+        )
 
     def _fit(self, device: torch.device) -> bool:
         needed = len(self) * self.stored[0].numel()
@@ -98,6 +122,14 @@ class Splits:
     train: Images
     test: Images
     val: Images | None = None
+
+
+def sha256(images: Images) -> str:
+    """The beginning of the digest of all bytes."""
+    digest = hashlib.sha256()
+    for part in images.chunks():
+        digest.update(part.numpy().data)
+    return digest.hexdigest()[:16]
 
 
 class ImageSource(ABC):
@@ -127,6 +159,11 @@ class ImageSource(ABC):
         """The classes' names in the order of their labels; None where images have no labels."""
         return None
 
+    @property
+    def captioned(self) -> bool:
+        """Whether its images come with captions."""
+        return False
+
     @abstractmethod
     def load(self, root: Path, download: bool) -> Splits:
         """Reads the images found under `root`, downloading them first where they are missing and `download` is set.
@@ -148,3 +185,30 @@ def not_found(what: str, expected: Path, reason: str) -> FileNotFoundError:
 def damaged(path: Path, found: str) -> ValueError:
     """The one sentence for data that is there and wrong."""
     return ValueError(f"{path} is damaged ({found}): delete it and fetch it again.")
+
+
+def require_match(data: Spec, model: Spec, needs: tuple[str, ...]) -> None:
+    """Raises ValueError where data are not such as a model was built for, or where it needs labels or text and theirs
+    are others."""
+    if (data.image_shape, data.levels) != (model.image_shape, model.levels):
+        raise ValueError(
+            f"the model was built for images of shape {model.image_shape} with {model.levels} levels, got data of "
+            f"shape {data.image_shape} with {data.levels}: choose data like those it was trained on (an image "
+            "folder can be resized with --data.source.size), or train a model on these."
+        )
+    if "label" in needs and data.classes != model.classes:
+        raise ValueError(
+            f"the model was built for the classes {_some(model.classes)}, got data with {_some(data.classes)}: choose "
+            "data of the same classes, or train a model on these."
+        )
+    if "text" in needs and data.text != model.text:
+        raise ValueError(
+            "the model was built for captions of the tokens it was trained with, got data "
+            f"{'without captions' if data.text is None else 'of other tokens'}: choose captioned data, with "
+            "data.columns and data.text as they were."
+        )
+
+
+def _some(classes: tuple[str, ...] | None) -> str:
+    """The first names."""
+    return "none" if not classes else ", ".join(classes[:10]) + (", ..." if len(classes) > 10 else "")

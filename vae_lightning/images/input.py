@@ -17,6 +17,7 @@ from vae_lightning.checkpoint import RECORD, find_checkpoint, read_checkpoint
 from vae_lightning.compression.form import DTYPES, Form, GivenImages
 from vae_lightning.core import Shape, Spec
 from vae_lightning.data import ImageData
+from vae_lightning.data.build import build_data
 from vae_lightning.images.files import class_labels, find_files, read_files
 
 SPLITS = ("train", "val", "test")
@@ -88,15 +89,7 @@ def _by_name(form: Form, spec: Spec, given: str) -> Form:
 
 def read_data(checkpoint: Path) -> ImageData:
     """The data that a model was trained on, by its checkpoint's record."""
-    from jsonargparse import ArgumentError, ArgumentParser
-
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_class_arguments(ImageData, "data")
-    config = read_checkpoint(find_checkpoint(checkpoint))[RECORD]["config"]["data"]
-    try:
-        data: ImageData = parser.instantiate(parser.parse_object({"data": config})).data
-    except ArgumentError as error:
-        raise ValueError(f"{checkpoint}: its record of the data does not fit this version: {error}") from None
+    data = build_data(read_checkpoint(find_checkpoint(checkpoint))[RECORD]["config"]["data"])
     data.setup()
     return data
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from vae_lightning.core import LatentModel
 from vae_lightning.data import ImageData
-from vae_lightning.data.module import sha256
+from vae_lightning.data.source import sha256
 from vae_lightning.images.pictures import grid, save_picture
 from vae_lightning.measure.context import ModelAndData
 from vae_lightning.measure.labelled import by_class

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor
 
 from vae_lightning.checkpoint import RECORD, find_checkpoint, load_weights, read_checkpoint
-from vae_lightning.core import Model, Spec
+from vae_lightning.core import Model, Spec, TextSpec
 
 PREFIX = "latent_model."
 """Of the model's weights in a checkpoint."""
@@ -18,8 +19,23 @@ PREFIX = "latent_model."
 
 def spec_of(record: dict[str, Any]) -> Spec:
     """What the data were, by a checkpoint's record."""
-    classes = record["classes"]
-    return Spec(tuple(record["image_shape"]), record["levels"], None if classes is None else tuple(classes))
+    classes, text = record["classes"], record.get("text")  # which a record of before captions lacks
+    return Spec(
+        tuple(record["image_shape"]),
+        record["levels"],
+        None if classes is None else tuple(classes),
+        None if text is None else TextSpec(**text),
+    )
+
+
+def record_of(spec: Spec) -> dict[str, Any]:
+    """The same in plain data, for a record."""
+    return {
+        "image_shape": list(spec.image_shape),
+        "levels": spec.levels,
+        "classes": None if spec.classes is None else list(spec.classes),
+        "text": None if spec.text is None else asdict(spec.text),
+    }
 
 
 def build(record: dict[str, Any]) -> Model:

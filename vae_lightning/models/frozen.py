@@ -18,7 +18,7 @@ from torch.distributions import Distribution
 
 from vae_lightning.checkpoint import RECORD, find_checkpoint, read_checkpoint
 from vae_lightning.core import Batch, Conditional, LatentModel, Shape, Spec, Story, seeded
-from vae_lightning.models.build import build, spec_of, trained
+from vae_lightning.models.build import build, record_of, spec_of, trained
 
 Self = TypeVar("Self", bound="FromRun")
 
@@ -96,17 +96,20 @@ class FrozenPart(FromRun, Conditional):
     """One conditional of a trained run's model, in the place of such a one.
 
     Args:
-        name: the attribute of the run's model.
+        latent_shape: (d,), as the run has it.
         spec: of the images, which must be of the same shape and levels as the run's.
         run: checkpoint file or run folder.
         record: see `Frozen`.
 
     Raises:
         FileNotFoundError: no checkpoint there.
-        ValueError: the run's images are others, or its model has no such part.
+        ValueError: the run's images or latents are others, or its model has no such part.
     """
 
-    def __init__(self, name: str, spec: Spec, run: str, record: str | None) -> None:
+    name: str
+    """The attribute of the run's model."""
+
+    def __init__(self, latent_shape: Shape, spec: Spec, run: str, record: str | None = None) -> None:
         super().__init__()
         model, self.spec = self._open(run, record)
         if (self.spec.image_shape, self.spec.levels) != (tuple(spec.image_shape), spec.levels):
@@ -114,79 +117,68 @@ class FrozenPart(FromRun, Conditional):
                 f"{type(self).__name__}: expected a run of images of shape {tuple(spec.image_shape)} with "
                 f"{spec.levels} levels, got one of {self.spec.image_shape} with {self.spec.levels}: choose another."
             )
-        part = getattr(model, name, None)
+        part = getattr(model, self.name, None)
         if not isinstance(part, Conditional):
-            raise ValueError(f"{run}: expected a model with a conditional `{name}`, got {type(model).__name__}.")
+            raise ValueError(f"{run}: expected a model with a conditional `{self.name}`, got {type(model).__name__}.")
         self.part, self.needs = part, part.needs
-        if self.needs and self.spec.classes != spec.classes:
+        if "text" in self.needs and self.spec.text != spec.text:
+            raise ValueError(
+                f"{type(self).__name__}: expected data whose captions have the tokens that the run was trained with, "
+                "got others: take its data's settings, data.text among them."
+            )
+        if "label" in self.needs and self.spec.classes != spec.classes:
             raise ValueError(
                 f"{type(self).__name__}: expected a run of the classes {spec.classes}, got {self.spec.classes}."
             )
         self._freeze()
+        if self.has_weights:  # else it fitted once
+            with torch.no_grad(), seeded(None):
+                self._check(latent_shape)
 
     def forward(self, context: Any) -> Distribution:
         self._require_weights()
         distribution: Distribution = self.part(context)
         return distribution
 
-    def _require_size(self, latent_shape: Shape, found: torch.Size) -> None:
+    def _check(self, latent_shape: Shape) -> None:
+        """Does nothing by default: what takes latents says itself which it takes."""
+        return
+
+    def _require_size(self, latent_shape: Shape, context: Tensor | None) -> None:
+        blank = {"label": torch.zeros(1, dtype=torch.long), "text": torch.tensor([[1, 2]])}
+        found = self.part.told(context, blank).event_shape
         if tuple(found) != tuple(latent_shape):
             raise ValueError(
                 f"{type(self).__name__}: expected a run with latents of shape {tuple(latent_shape)}, got one with "
                 f"{tuple(found)}: set --model.latent_model.latent_size {found.numel()}, or choose another run."
             )
 
-    def _given(self) -> dict[str, Tensor]:
-        return {"label": torch.zeros(1, dtype=torch.long)} if self.spec.classes else {}
-
 
 class FrozenEncoder(FrozenPart):
-    """q(z|x) of a trained run.
+    """q(z|x) of a trained run; see `FrozenPart`."""
 
-    Args:
-        spec: of the images.
-        latent_shape: (d,), as the run has it.
-        run: checkpoint file or run folder.
-        record: see `Frozen`.
-    """
+    name = "encoder"
 
     def __init__(self, spec: Spec, latent_shape: Shape, run: str, record: str | None = None) -> None:
-        super().__init__("encoder", spec, run, record)
-        if self.has_weights:  # else it fitted once
-            with torch.no_grad(), seeded(None):
-                blank = torch.zeros(1, *self.spec.image_shape)
-                self._require_size(latent_shape, self.part.told(blank, self._given()).event_shape)
+        super().__init__(latent_shape, spec, run, record)
+
+    def _check(self, latent_shape: Shape) -> None:
+        self._require_size(latent_shape, torch.zeros(1, *self.spec.image_shape))
 
 
 class FrozenLikelihood(FrozenPart):
-    """p(x|z) of a trained run.
+    """p(x|z) of a trained run; see `FrozenPart`."""
 
-    Args:
-        latent_shape: (d,), as the run has it.
-        spec: of the images.
-        run: checkpoint file or run folder.
-        record: see `Frozen`.
-    """
-
-    def __init__(self, latent_shape: Shape, spec: Spec, run: str, record: str | None = None) -> None:
-        super().__init__("likelihood", spec, run, record)
+    name = "likelihood"
 
 
 class FrozenPrior(FrozenPart):
-    """p(z) of a trained run.
+    """p(z) of a trained run; see `FrozenPart`."""
 
-    Args:
-        latent_shape: (d,), as the run has it.
-        spec: of the images.
-        run: checkpoint file or run folder.
-        record: see `Frozen`.
-    """
+    name = "prior"
 
-    def __init__(self, latent_shape: Shape, spec: Spec, run: str, record: str | None = None) -> None:
-        super().__init__("prior", spec, run, record)
-        if self.has_weights:
-            with torch.no_grad():
-                self._require_size(latent_shape, self.part.told(None, self._given()).event_shape)
+    def _check(self, latent_shape: Shape) -> None:
+        self._require_size(latent_shape, None)
 
 
 # -- in configurations -------------------------------------------------------------------------------------------------
@@ -234,6 +226,5 @@ def write_records(config: Any) -> bool:
         if settings.get("record") is None:
             said = read_checkpoint(find_checkpoint(settings["run"]))[RECORD]
             model = {key: said["config"]["model"].get(key) for key in ("latent_model", "channels_last")}
-            kept = {key: said[key] for key in ("image_shape", "levels", "classes")}
-            settings["record"] = json.dumps({"config": {"model": model}, **kept})
+            settings["record"] = json.dumps({"config": {"model": model}, **record_of(spec_of(said))})
     return bool(found)

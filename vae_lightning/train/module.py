@@ -12,9 +12,10 @@ from torch import Tensor
 
 import vae_lightning
 from vae_lightning.checkpoint import RECORD
-from vae_lightning.core import Batch, Loss, Model, Objective, Spec, rows, seeded
+from vae_lightning.core import Batch, Loss, Model, Objective, Spec, TextSpec, rows, seeded
 from vae_lightning.data import ImageData
 from vae_lightning.metrics import Evaluation, ImageEvaluation
+from vae_lightning.models.build import record_of
 from vae_lightning.objectives.schedules import Schedule
 from vae_lightning.train.averaging import AveragedSteps
 from vae_lightning.train.best import BestCheckpoint
@@ -46,6 +47,7 @@ class Experiment(ClipsFused, AveragedSteps):
         image_shape: (C, H, W); the command line takes it from the data.
         levels: how many grey levels a value can take; the command line takes it from the data.
         classes: the classes' names, null where there are none; the command line takes them from the data.
+        text: what captions are made of, null where there are none; the command line takes it from the data.
     """
 
     def __init__(
@@ -62,6 +64,7 @@ class Experiment(ClipsFused, AveragedSteps):
         image_shape: list[int] | None = None,
         levels: int | None = None,
         classes: list[str] | None = None,
+        text: TextSpec | None = None,
     ) -> None:
         super().__init__(averaging, ImageEvaluation() if evaluation is None else evaluation)
         if image_shape is None or levels is None:
@@ -71,7 +74,7 @@ class Experiment(ClipsFused, AveragedSteps):
                 "expected one schedule of the learning rate, got model.lr_schedule and model.lr_scheduler: set "
                 "--model.lr_schedule null for the second."
             )
-        self.spec = Spec(tuple(image_shape), levels, None if classes is None else tuple(classes))
+        self.spec = Spec(tuple(image_shape), levels, None if classes is None else tuple(classes), text)
         self.latent_model = latent_model(self.spec)
         if channels_last:
             self.latent_model = self.latent_model.to(memory_format=torch.channels_last)
@@ -191,9 +194,7 @@ class Experiment(ClipsFused, AveragedSteps):
         checkpoint[RECORD] = {
             "version": vae_lightning.__version__,
             "config": self.config,
-            "image_shape": list(self.spec.image_shape),
-            "levels": self.spec.levels,
-            "classes": None if self.spec.classes is None else list(self.spec.classes),
+            **record_of(self.spec),
             "noise": state_of_noise(self.trainer),
         }
         super().on_save_checkpoint(checkpoint)
