@@ -2,7 +2,7 @@
 
 from vae_lightning.core.data import Batch, Shape, Spec, TextSpec, image_of, rows, seeded, without_image
 from vae_lightning.core.draws import FromPosterior, FromPrior, Given, PosteriorMean, told_until, traced
-from vae_lightning.core.model import LatentModel, Loss, Model, Objective
+from vae_lightning.core.model import ImageTextModel, LatentModel, Loss, Model, Objective
 from vae_lightning.core.story import Conditional, Draw, Site, Story, Trace, centre, has_rate
 
 __all__ = [
@@ -12,6 +12,7 @@ __all__ = [
     "FromPosterior",
     "FromPrior",
     "Given",
+    "ImageTextModel",
     "LatentModel",
     "Loss",
     "Model",

@@ -92,6 +92,26 @@ class LatentModel(Model):
         return self(FromPrior((*lead, *batch)), given)
 
 
+class ImageTextModel(Model):
+    """Gives images and captions places on one sphere: what belongs together lies close."""
+
+    @abstractmethod
+    def embed_image(self, image: Tensor) -> Tensor:
+        """(B, C, H, W), integers 0..levels-1 -> (B, E), unit vectors."""
+
+    @abstractmethod
+    def embed_text(self, text: Tensor) -> Tensor:
+        """(B, T) int64 token ids -> (B, E), unit vectors."""
+
+    @abstractmethod
+    def inverse_temperature(self) -> Tensor:
+        """What a cosine is multiplied by to be a logit, (), at most 100."""
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        return ("text",)
+
+
 @dataclass(frozen=True)
 class Loss:
     value: Tensor  # (), minimised

@@ -24,10 +24,10 @@ from vae_lightning.data.batches import (
     shuffled,
 )
 from vae_lightning.data.source import Images, ImageSource, Shape, require_match, sha256
-from vae_lightning.data.tokens import Tokens, train_tokens
+from vae_lightning.tokens import Tokens, train_tokens
 
 Split = Literal["train", "val", "test"]
-Column = Literal["label", "text", "meaning", "held_out"]
+Column = Literal["label", "text", "caption", "meaning", "held_out"]
 
 
 def find_root(root: str | None) -> Path:
@@ -54,8 +54,9 @@ class ImageData(LightningDataModule):
         horizontal_flip: mirrors half of the training images at random.
         download: fetch what is missing where torchvision knows how.
         columns: what batches hold beside the images, where the source has it: label, text (a caption's tokens), and for
-            evaluations meaning (B,), which of the captions that say all (`Captions.meanings`) is the image's, and
-            held_out (B,), 0 for what training has seen the like of (`Captions`); null for label and text.
+            evaluations caption (B, T), the one that says all there is to say, meaning (B,), which of those
+            (`Captions.meanings`) it is, and held_out (B,), 0 for what training has seen the like of (`Captions`); null
+            for label and text.
         bpe: how many tokens captions are made of, by byte-pair encoding; null for a token a word.
         text: tokens of an earlier run; null learns them from the training captions. The command line takes them from
             the checkpoint.
@@ -159,7 +160,8 @@ class ImageData(LightningDataModule):
         if captions is not None:
             captions = captions.drawn(seed_of(self.split_seed, stream))
             if self.text is not None:
-                captions = replace(captions, tokens=Tokens(self.text).table(captions.sentences))
+                tables = (Tokens(self.text).table(said) for said in (captions.sentences, captions.meanings))
+                captions = replace(captions, tokens=next(tables), meaning_tokens=next(tables))
         return replace(images, captions=captions, columns=self.columns)
 
     def _split(self, images: Images) -> tuple[Images, Images]:

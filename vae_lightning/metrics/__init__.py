@@ -4,6 +4,7 @@ from vae_lightning.metrics.baselines import gaussian_rate_distortion, independen
 from vae_lightning.metrics.estimators.importance import Importance, importance, log_prob, log_prob_curve
 from vae_lightning.metrics.evaluation import Evaluation, Headline, ImageEvaluation, nats_per_bit_per_dim, sample_counts
 from vae_lightning.metrics.mean import MeanWithError, mean_error
+from vae_lightning.metrics.retrieval import Retrieval
 
 __all__ = [
     "Evaluation",
@@ -11,6 +12,7 @@ __all__ = [
     "ImageEvaluation",
     "Importance",
     "MeanWithError",
+    "Retrieval",
     "gaussian_rate_distortion",
     "importance",
     "independent_pixels_nll",

@@ -1,6 +1,22 @@
-"""The generative stories, and trained ones as parts of others."""
+"""The generative stories, image-text models, and trained ones as parts of others."""
 
+from vae_lightning.models.dual_encoder import DualEncoder
 from vae_lightning.models.frozen import FromRun, Frozen, FrozenEncoder, FrozenLikelihood, FrozenPart, FrozenPrior
+from vae_lightning.models.open_clip import OpenClipImage, OpenClipText
+from vae_lightning.models.text_tower import TextTower, TextTransformer
 from vae_lightning.models.vae import VAE
 
-__all__ = ["VAE", "FromRun", "Frozen", "FrozenEncoder", "FrozenLikelihood", "FrozenPart", "FrozenPrior"]
+__all__ = [
+    "VAE",
+    "DualEncoder",
+    "FromRun",
+    "Frozen",
+    "FrozenEncoder",
+    "FrozenLikelihood",
+    "FrozenPart",
+    "FrozenPrior",
+    "OpenClipImage",
+    "OpenClipText",
+    "TextTower",
+    "TextTransformer",
+]

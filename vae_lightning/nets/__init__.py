@@ -5,6 +5,7 @@ from vae_lightning.nets.conv import ConvDecoder, ConvEncoder, map_depth
 from vae_lightning.nets.corruption import GaussianNoise, Masking, SaltAndPepper
 from vae_lightning.nets.mlp import MLP
 from vae_lightning.nets.transformer import Cache, Transformer
+from vae_lightning.nets.vision_transformer import VisionTransformer
 
 __all__ = [
     "MLP",
@@ -18,6 +19,7 @@ __all__ = [
     "SaltAndPepper",
     "Shape",
     "Transformer",
+    "VisionTransformer",
     "at_least_float32",
     "bounded_log_scale",
     "map_depth",
