@@ -6,6 +6,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -64,6 +65,12 @@ def train_tokens(captions: Sequence[str], bpe: int | None = None) -> TextSpec:
     return TextSpec(size, longest + 2, made.to_str())
 
 
+@lru_cache(maxsize=4)
+def tokens_of(text: TextSpec, sentences: tuple[str, ...]) -> Tensor:
+    """`Tokens.table` of sentences that several splits share, or that are loaded twice: not to be changed."""
+    return Tokens(text).table(sentences)
+
+
 class Tokens:
     """Captions to ids and back, by what a `TextSpec` says.
 
@@ -97,11 +104,9 @@ class Tokens:
 
     def table(self, captions: Sequence[str]) -> Tensor:
         """(B, T) int64 of a data set's captions: unknown words get id 3, and what is too long is cut off."""
-        found = torch.zeros(len(captions), self.text.length, dtype=torch.int64)
-        for row, ids in enumerate(self._ids(captions)):
-            whole = [START, *ids[: self.text.length - 2], END]
-            found[row, : len(whole)] = torch.tensor(whole)
-        return found
+        most = self.text.length - 2
+        rows = ([START, *ids[:most], END, *[PAD] * (most - len(ids))] for ids in self._ids(captions))
+        return torch.tensor(list(rows), dtype=torch.int64).view(-1, self.text.length)
 
     def decode(self, text: Tensor) -> list[str]:
         """(B, T) int64 -> what they say, without start, end and padding."""

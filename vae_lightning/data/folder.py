@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Callable
 from functools import cached_property
+from itertools import compress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -31,6 +34,7 @@ class ImageFolder(ImageSource):
         size: (height, width) to bring every image to; null expects images of one size and takes them as they are.
         crop: with `size`, scale the image to cover it and cut the centre out; false stretches the image instead.
         channels: 1 for grey, 3 for RGB, 4 for RGBA.
+        background: grey level, 0 to 255, to lay transparent pictures upon; null leaves their transparency out.
         test_fraction: share of the images for test where there is no folder `test`.
         skip_unreadable: name and skip files that cannot be read, instead of refusing them.
         cache: keep the decoded images, as bytes, below the folder of the data sets (cache/), so that only the first
@@ -47,6 +51,7 @@ class ImageFolder(ImageSource):
         test_fraction: float = 0.1,
         skip_unreadable: bool = False,
         cache: bool = True,
+        background: int | None = None,
     ) -> None:
         if channels not in MODES:
             raise ValueError(f"ImageFolder.channels: expected 1 (grey), 3 (RGB) or 4 (RGBA), got {channels}.")
@@ -54,9 +59,12 @@ class ImageFolder(ImageSource):
             raise ValueError(f"ImageFolder.size: expected (height, width) of at least 1, got {tuple(size)}.")
         if not 0 < test_fraction < 1:
             raise ValueError(f"ImageFolder.test_fraction: expected a share between 0 and 1, got {test_fraction}.")
+        if background is not None and not (0 <= background <= 255 and channels < 4):
+            got = f"{background} with {channels} channels"
+            raise ValueError(f"ImageFolder.background: expected 0 to 255, with 1 or 3 channels, got {got}.")
         self.path = Path(path).expanduser()
         self.size = None if size is None else (size[0], size[1])
-        self.crop, self.channels = crop, channels
+        self.crop, self.channels, self.background = crop, channels, background
         self.test_fraction, self.skip_unreadable, self.cache = test_fraction, skip_unreadable, cache
 
     @property
@@ -103,16 +111,28 @@ class ImageFolder(ImageSource):
         return {part: list_images(folder) for part, folder in self._given.items()}
 
     def load(self, root: Path, download: bool) -> Splits:
+        return Splits(**{part: images for part, (images, _) in self.named(root).items()})
+
+    def named(
+        self, root: Path, is_test: Callable[[str], bool] = lambda name: False
+    ) -> dict[str, tuple[Images, list[str]]]:
+        """The images of each split and their files' names below the folder, in order. Where the folder has no splits,
+        `is_test` says of a name whether its image is for test in any case."""
         shape, given, classes, listed = self.image_shape, self._given, list(self.classes or ()), self._listed
         del self._listed  # a million names
-        parts: dict[str, Images] = {}
-        for name, folder in given.items():
-            parts[name], files = self._read(folder, listed[name], classes, shape, root / "cache")
-            if "test" not in given and name == "train":
+        parts: dict[str, tuple[Images, list[str]]] = {}
+        for part, folder in given.items():
+            images, files = self._read(folder, listed[part], classes, shape, root / "cache")
+            below = "" if folder == self.path else f"{part}/"
+            names = [below + file for file in files]
+            if "test" not in given and part == "train":
                 places = torch.tensor([name_hash(file) for file in files], dtype=torch.float64)
                 test = places < max(self.test_fraction, places.min().item() + 1e-12)  # one image at least
-                parts["test"], parts["train"] = parts["train"][test], parts["train"][~test]
-        return Splits(**parts)
+                test |= torch.tensor([is_test(name) for name in names])
+                parts["test"] = images[test], list(compress(names, test.tolist()))
+                images, names = images[~test], list(compress(names, (~test).tolist()))
+            parts[part] = images, names
+        return parts
 
     def _read(
         self, folder: Path, files: list[str], classes: list[str], shape: Shape, caches: Path
@@ -150,7 +170,8 @@ class ImageFolder(ImageSource):
             return self._decode(folder / name, shape)
 
         if self.cache:
-            settings = {"crop": self.crop, "size": self.size}
+            on: dict[str, Any] = {} if self.background is None else {"background": self.background}
+            settings = {"crop": self.crop, "size": self.size, **on}
             name = f"{self.path.name}-{hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:8]}"
             try:
                 return cached(caches / name, folder, files, shape, decode, settings)
@@ -168,7 +189,11 @@ class ImageFolder(ImageSource):
             with Image.open(file) as opened:
                 if opened.mode.startswith(("I", "F")):
                     return f"{file}: expected 8 bits a channel, got mode {opened.mode}"
-                picture = ImageOps.exif_transpose(opened).convert(MODES[self.channels])
+                picture = ImageOps.exif_transpose(opened)
+                if self.background is not None and picture.has_transparency_data:
+                    below = Image.new("RGBA", picture.size, (*[self.background] * 3, 255))
+                    picture = Image.alpha_composite(below, picture.convert("RGBA"))
+                picture = picture.convert(MODES[self.channels])
         except UNREADABLE as error:
             return f"{file}: {error}"
         _, height, width = shape

@@ -24,7 +24,7 @@ from vae_lightning.data.batches import (
     shuffled,
 )
 from vae_lightning.data.source import Images, ImageSource, Shape, require_match, sha256
-from vae_lightning.tokens import Tokens, train_tokens
+from vae_lightning.tokens import tokens_of, train_tokens
 
 Split = Literal["train", "val", "test"]
 Column = Literal["label", "text", "caption", "meaning", "held_out"]
@@ -48,15 +48,14 @@ class ImageData(LightningDataModule):
         eval_batch_size: images a step of validation, test and prediction.
         val_size: how many training images are kept for validation (a number, or a share below 1), where the source
             brings no validation images of its own.
-        split_seed: fixes that choice, and the binarisation of validation and test images.
+        split_seed: fixes that choice, and binarisation and captions of validation and test images.
         dynamic_binarization: Bernoulli(grey / (levels - 1)) for each pixel: drawn afresh at every visit in training,
             once and for all in validation and test. The data then have 2 levels.
         horizontal_flip: mirrors half of the training images at random.
         download: fetch what is missing where torchvision knows how.
-        columns: what batches hold beside the images, where the source has it: label, text (a caption's tokens), and for
-            evaluations caption (B, T), the one that says all there is to say, meaning (B,), which of those
-            (`Captions.meanings`) it is, and held_out (B,), 0 for what training has seen the like of (`Captions`); null
-            for label and text.
+        columns: what batches hold beside the images, where it is there: label, text, and in validation and test caption
+            (B, T), the one that says all there is to say, meaning (B,), which of `Captions.meanings` that is, and
+            held_out (B,); null for label and text.
         bpe: how many tokens captions are made of, by byte-pair encoding; null for a token a word.
         text: tokens of an earlier run; null learns them from the training captions. The command line takes them from
             the checkpoint.
@@ -145,24 +144,26 @@ class ImageData(LightningDataModule):
         if train.captions is not None and self.text is None and self._has("text"):
             self.text = train_tokens(train.captions.said(), self.bpe)
         self.splits = {
-            "train": self._told(train, 3),
-            "val": self._told(self._fixed(val, 1), 1),
-            "test": self._told(self._fixed(loaded.test, 2), 2),
+            "train": self._told("train", train, 3),
+            "val": self._told("val", self._fixed(val, 1), 1),
+            "test": self._told("test", self._fixed(loaded.test, 2), 2),
         }
         if self.dynamic_binarization:
             self.binarization_entropy = torch.cat(
                 [binarization_entropy(part, self.source.levels) for part in loaded.test.chunks()]
             )
 
-    def _told(self, images: Images, stream: int) -> Images:
+    def _told(self, split: Split, images: Images, stream: int) -> Images:
         """With tokens and a fixed draw of the captions, the same at every pass, and the columns that are asked for."""
         captions = images.captions
         if captions is not None:
             captions = captions.drawn(seed_of(self.split_seed, stream))
             if self.text is not None:
-                tables = (Tokens(self.text).table(said) for said in (captions.sentences, captions.meanings))
-                captions = replace(captions, tokens=next(tables), meaning_tokens=next(tables))
-        return replace(images, captions=captions, columns=self.columns)
+                tokens, meanings = (tokens_of(self.text, said) for said in (captions.sentences, captions.meanings))
+                captions = replace(captions, tokens=tokens, meaning_tokens=meanings)
+        columns = ("label", "text") if self.columns is None else self.columns
+        told = tuple(name for name in columns if split != "train" or name in ("label", "text"))
+        return replace(images, captions=captions, columns=told)
 
     def _split(self, images: Images) -> tuple[Images, Images]:
         count = round(self.val_size * len(images)) if self.val_size < 1 else int(self.val_size)

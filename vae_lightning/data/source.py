@@ -29,15 +29,14 @@ class Images:
         rows: (N,) int64, which of the stored images these are, where `stored` is a file and not to be copied; None
             for all of them in their order.
         captions: what is said of them, or None.
-        columns: what a batch holds beside the images, of "label", "text", "meaning" and "held_out"; None for labels and
-            text where there are any.
+        columns: what a batch holds beside the images, of what there is: "label", "text", "meaning", "held_out".
     """
 
     stored: Tensor
     label: Tensor | None = None
     rows: Tensor | None = None
     captions: Captions | None = None
-    columns: tuple[str, ...] | None = None
+    columns: tuple[str, ...] = ("label", "text")
 
     def __len__(self) -> int:
         return len(self.stored if self.rows is None else self.rows)
@@ -64,8 +63,7 @@ class Images:
             batch["label"] = self.label.index_select(0, index)
         if self.captions is not None:
             batch |= self.captions.batch(index)
-        columns = ("image", *(("label", "text") if self.columns is None else self.columns))
-        return {name: value for name, value in batch.items() if name in columns}
+        return {name: value for name, value in batch.items() if name in ("image", *self.columns)}
 
     def batches(self, size: int, order: Tensor | None = None) -> Iterator[dict[str, Tensor]]:
         """All of them in order, or in that of `order`, `size` at a time, images as float32."""

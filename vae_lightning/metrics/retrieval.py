@@ -75,8 +75,8 @@ class Retrieval(Evaluation):
     def update(self, model: Model, spec: Spec, batch: Batch, stage: Literal["val", "test"]) -> None:
         if not isinstance(model, ImageTextModel):
             raise ValueError(
-                f"Retrieval: expected a model that embeds images and captions, got {type(model).__name__}: give its own "
-                "--model.evaluation."
+                f"Retrieval: expected a model that embeds images and captions, got {type(model).__name__}: give "
+                "its own --model.evaluation."
             )
         image = model.embed_image(batch["image"])
         caption = batch.get("caption", batch["text"])

@@ -77,6 +77,9 @@ class OpenClipImage(OpenClipTower, Net):
         ValueError: the package is missing, or images of other channels.
     """
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(
         self, in_shape: Shape, image_shape: Shape, model: str = "ViT-B-32", pretrained: str = "laion2b_s34b_b79k"
     ) -> None:

@@ -124,7 +124,7 @@ class Traversals(Picture):
         z = codes[0].repeat(len(latents), self.columns, 1)
         for row, latent in enumerate(latents):
             z[row, :, latent] = middle[latent] + steps * scale[latent]
-        given = {name: value[:1].expand(len(z) * self.columns) for name, value in without_image(batch).items()}
+        given = {name: value[[0] * (len(z) * self.columns)] for name, value in without_image(batch).items()}
         return model(Given({site.name: z.flatten(0, 1)}, FromPrior((len(z) * self.columns,))), given).mean, self.columns
 
     @staticmethod
