@@ -32,7 +32,7 @@ class OpenClipTower(nn.Module, ABC):
 
     name: str
     pretrained: str
-    half: nn.Module
+    tower: nn.Module
     is_fetched: Tensor
 
     def _open(self, name: str, pretrained: str) -> Any:
@@ -59,7 +59,7 @@ class OpenClipTower(nn.Module, ABC):
         them."""
         if not self.is_fetched:
             whole = _open_clip().create_model(self.name, pretrained=self.pretrained)
-            self.half.load_state_dict(self._half_of(whole).state_dict())
+            self.tower.load_state_dict(self._half_of(whole).state_dict())
             self.is_fetched.fill_(True)
 
 
@@ -87,7 +87,7 @@ class OpenClipImage(OpenClipTower, Net):
         if in_shape[0] not in (1, 3):
             raise ValueError(f"OpenClipImage: expected images of 1 or 3 channels, got {in_shape[0]}.")
         whole = self._open(model, pretrained)
-        self.half = self._half_of(whole)
+        self.tower = self._half_of(whole)
         seen = _open_clip().get_model_preprocess_cfg(whole)
         size = seen["size"]
         self.side = (size, size) if isinstance(size, int) else tuple(size)
@@ -103,7 +103,7 @@ class OpenClipImage(OpenClipTower, Net):
 
     def body(self, x: Tensor) -> Tensor:
         seen = F.interpolate(x, self.side, mode="bicubic", antialias=True).clamp(0, 1)
-        out: Tensor = self.half((seen.expand(-1, 3, -1, -1) - self.mean) / self.std)
+        out: Tensor = self.tower((seen.expand(-1, 3, -1, -1) - self.mean) / self.std)
         return out
 
 
@@ -122,7 +122,7 @@ class OpenClipText(OpenClipTower, TextTower):
 
     def __init__(self, text: TextSpec, model: str = "ViT-B-32", pretrained: str = "laion2b_s34b_b79k") -> None:
         TextTower.__init__(self)
-        self.half = self._half_of(self._open(model, pretrained))
+        self.tower = self._half_of(self._open(model, pretrained))
         self.tokens, self.tokenizer = Tokens(text), _open_clip().get_tokenizer(model)
         with torch.no_grad():
             self.size = self(torch.tensor([[1, 2]])).shape[1]
@@ -135,5 +135,5 @@ class OpenClipText(OpenClipTower, TextTower):
 
     def forward(self, text: Tensor) -> Tensor:
         words = self.tokenizer(self.tokens.decode(text)).to(text.device)
-        out: Tensor = self.half.encode_text(words)  # type: ignore[operator]
+        out: Tensor = self.tower.encode_text(words)  # type: ignore[operator]
         return out
