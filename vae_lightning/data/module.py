@@ -54,8 +54,7 @@ class ImageData(LightningDataModule):
         horizontal_flip: mirrors half of the training images at random.
         download: fetch what is missing where torchvision knows how.
         columns: what batches hold beside the images, where it is there: label, text, and in validation and test caption
-            (B, T), the one that says all there is to say, meaning (B,), which of `Captions.meanings` that is, and
-            held_out (B,); null for label and text.
+            (B, T), the one of `Captions.meanings`, meaning (B,), its number, held_out (B,); null for label and text.
         bpe: how many tokens captions are made of, by byte-pair encoding; null for a token a word.
         text: tokens of an earlier run; null learns them from the training captions. The command line takes them from
             the checkpoint.
@@ -149,9 +148,8 @@ class ImageData(LightningDataModule):
             "test": self._told("test", self._fixed(loaded.test, 2), 2),
         }
         if self.dynamic_binarization:
-            self.binarization_entropy = torch.cat(
-                [binarization_entropy(part, self.source.levels) for part in loaded.test.chunks()]
-            )
+            entropies = [binarization_entropy(part, self.source.levels) for part in loaded.test.chunks()]
+            self.binarization_entropy = torch.cat(entropies)
 
     def _told(self, split: Split, images: Images, stream: int) -> Images:
         """With tokens and a fixed draw of the captions, the same at every pass, and the columns that are asked for."""
