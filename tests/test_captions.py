@@ -15,6 +15,7 @@ import torch
 import yaml
 from lightning.pytorch import Callback
 from PIL import Image
+from vae_lightning.data.tokens import PAD, UNKNOWN, train_tokens
 
 from tests.conftest import REPOSITORY, Generated
 from vae_lightning.core import Spec, TextSpec
@@ -30,7 +31,6 @@ from vae_lightning.data import (
     Tokens,
 )
 from vae_lightning.data.captioned.style import brightness, slant, thickness, warmth
-from vae_lightning.data.tokens import PAD, UNKNOWN, train_tokens
 from vae_lightning.models.build import record_of, spec_of
 
 FINE = 16  # points a pixel, along each axis, of which a drawing's pixels are means

@@ -220,7 +220,7 @@ def test_rate_is_that_of_the_trace_and_images_are_capped(monkeypatch: pytest.Mon
     with torch.no_grad():
         kl = model.trace({"image": x[:20]}, 2000).kl().mean(0)
     monkeypatch.setattr(information, "MOST_OF_SEVERAL", 20)
-    monkeypatch.setattr("vae_lightning.metrics.aggregate.TOLD_VALUES", 7 * 17 * 100)  # 100 samples at a time
+    monkeypatch.setattr("vae_lightning.metrics.estimators.aggregate.TOLD_VALUES", 7 * 17 * 100)  # 100 samples at a time
     found = decompose_rate(model, batches, samples_per_image=500)
     assert found.rate[0] == pytest.approx(kl.mean().item(), rel=0.01)
     assert found.rate[1] == pytest.approx((kl.std() / 20**0.5).item(), rel=0.1)

@@ -31,6 +31,7 @@ COMMANDS = {
     "encode": Command("write the posterior of each image"),
     "anomaly": Command("tell another data set's images from the model's own"),
     "doctor": Command("look a configuration and its data over before training"),
+    "search": Command("show the images that are nearest to a text", "vae_lightning.commands.search:search"),
     "sweep-rd": Command("trace the rate-distortion curve over beta", "vae_lightning.commands.sweep:run"),
     "compare": Command("put the numbers of several tested runs side by side", "vae_lightning.commands.results:compare"),
     "report": Command("make one self-contained HTML page of a run", "vae_lightning.commands.results:report"),

@@ -7,8 +7,8 @@ from vae_lightning.data.digits import Digits
 from vae_lightning.data.folder import ImageFolder
 from vae_lightning.data.module import ImageData
 from vae_lightning.data.source import Images, ImageSource, Splits
-from vae_lightning.data.tokens import Tokens
 from vae_lightning.data.torchvision_sources import CIFAR10, KMNIST, MNIST, FashionMNIST
+from vae_lightning.tokens import Tokens
 
 __all__ = [
     "CIFAR10",

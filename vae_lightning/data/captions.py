@@ -29,6 +29,7 @@ class Captions:
         new_order: (U,) int64, NEW_ORDER for a sentence in the order of words that is held out, else 0.
         chosen: (N,) int64, the number of the sentence that stands for each image now.
         tokens: (U, T) int64, of each sentence; None as long as nobody has made tokens of them.
+        meaning_tokens: those of each of `meanings`.
     """
 
     sentences: tuple[str, ...]
@@ -40,6 +41,7 @@ class Captions:
     new_order: Tensor
     chosen: Tensor
     tokens: Tensor | None = None
+    meaning_tokens: Tensor | None = None
 
     @classmethod
     def of(cls, phrasings: Sequence[Sequence[str]], held_out: Sequence[bool]) -> Captions:
@@ -76,12 +78,15 @@ class Captions:
         return replace(self, chosen=self.first + place)
 
     def batch(self, index: Tensor) -> dict[str, Tensor]:
-        """(B,) int64 -> {"text": (B, T), "meaning": (B,), "held_out": (B,)}, int64."""
+        """(B,) int64 -> {"text": (B, T), "caption": (B, T), "meaning": (B,), "held_out": (B,)}, int64: what is said
+        of an image now, and what says all there is to say."""
         chosen = self.chosen.index_select(0, index)
         found = {
             "meaning": self.meaning.index_select(0, index),
             "held_out": self.held_out.index_select(0, index) + self.new_order.index_select(0, chosen),
         }
+        if self.meaning_tokens is not None:
+            found["caption"] = self.meaning_tokens.index_select(0, found["meaning"])
         return found if self.tokens is None else {"text": self.tokens.index_select(0, chosen), **found}
 
     def said(self) -> list[str]:

@@ -24,10 +24,10 @@ from vae_lightning.data.batches import (
     shuffled,
 )
 from vae_lightning.data.source import Images, ImageSource, Shape, require_match, sha256
-from vae_lightning.data.tokens import tokens_of, train_tokens
+from vae_lightning.tokens import tokens_of, train_tokens
 
 Split = Literal["train", "val", "test"]
-Column = Literal["label", "text", "meaning", "held_out"]
+Column = Literal["label", "text", "caption", "meaning", "held_out"]
 
 
 def find_root(root: str | None) -> Path:
@@ -53,8 +53,8 @@ class ImageData(LightningDataModule):
             once and for all in validation and test. The data then have 2 levels.
         horizontal_flip: mirrors half of the training images at random.
         download: fetch what is missing where torchvision knows how.
-        columns: what batches hold beside the images, where it is there: label, text, and in validation and test meaning
-            (B,), which of `Captions.meanings` is the image's, and held_out (B,); null for label and text.
+        columns: what batches hold beside the images, where it is there: label, text, and in validation and test caption
+            (B, T), the one of `Captions.meanings`, meaning (B,), its number, held_out (B,); null for label and text.
         bpe: how many tokens captions are made of, by byte-pair encoding; null for a token a word.
         text: tokens of an earlier run; null learns them from the training captions. The command line takes them from
             the checkpoint.
@@ -148,9 +148,8 @@ class ImageData(LightningDataModule):
             "test": self._told("test", self._fixed(loaded.test, 2), 2),
         }
         if self.dynamic_binarization:
-            self.binarization_entropy = torch.cat(
-                [binarization_entropy(part, self.source.levels) for part in loaded.test.chunks()]
-            )
+            entropies = [binarization_entropy(part, self.source.levels) for part in loaded.test.chunks()]
+            self.binarization_entropy = torch.cat(entropies)
 
     def _told(self, split: Split, images: Images, stream: int) -> Images:
         """With tokens and a fixed draw of the captions, the same at every pass, and the columns that are asked for."""
@@ -158,7 +157,8 @@ class ImageData(LightningDataModule):
         if captions is not None:
             captions = captions.drawn(seed_of(self.split_seed, stream))
             if self.text is not None:
-                captions = replace(captions, tokens=tokens_of(self.text, captions.sentences))
+                tokens, meanings = (tokens_of(self.text, said) for said in (captions.sentences, captions.meanings))
+                captions = replace(captions, tokens=tokens, meaning_tokens=meanings)
         columns = ("label", "text") if self.columns is None else self.columns
         told = tuple(name for name in columns if split != "train" or name in ("label", "text"))
         return replace(images, captions=captions, columns=told)

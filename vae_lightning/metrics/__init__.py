@@ -11,6 +11,7 @@ from vae_lightning.metrics.evaluation import (
     sample_counts,
 )
 from vae_lightning.metrics.mean import MeanWithError, mean_error
+from vae_lightning.metrics.retrieval import Retrieval
 
 __all__ = [
     "Evaluation",
@@ -18,6 +19,7 @@ __all__ = [
     "ImageEvaluation",
     "Importance",
     "MeanWithError",
+    "Retrieval",
     "SiteEvaluation",
     "gaussian_rate_distortion",
     "importance",

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.distributions import Independent
 
 from vae_lightning.core import Batch, Given, LatentModel, Site, image_of, rows, seeded, without_image
-from vae_lightning.metrics.aggregate import log_aggregate, log_aggregate_of_several, log_prior
+from vae_lightning.metrics.estimators.aggregate import log_aggregate, log_aggregate_of_several, log_prior
 from vae_lightning.metrics.estimators.joint import Joint, sum_of
 from vae_lightning.metrics.mean import mean_error
 

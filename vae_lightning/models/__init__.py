@@ -1,5 +1,6 @@
-"""The generative stories, and trained ones as parts of others."""
+"""The generative stories, image-text models, and trained ones as parts of others."""
 
+from vae_lightning.models.dual_encoder import DualEncoder
 from vae_lightning.models.frozen import (
     FromRun,
     Frozen,
@@ -11,11 +12,14 @@ from vae_lightning.models.frozen import (
     FrozenWhole,
 )
 from vae_lightning.models.frozen_site import FrozenSite
+from vae_lightning.models.open_clip import OpenClipImage, OpenClipText
+from vae_lightning.models.text_tower import TextTower, TextTransformer
 from vae_lightning.models.unclip import UnCLIP
 from vae_lightning.models.vae import VAE
 
 __all__ = [
     "VAE",
+    "DualEncoder",
     "FromRun",
     "Frozen",
     "FrozenEncoder",
@@ -25,5 +29,9 @@ __all__ = [
     "FrozenPrior",
     "FrozenSite",
     "FrozenWhole",
+    "OpenClipImage",
+    "OpenClipText",
+    "TextTower",
+    "TextTransformer",
     "UnCLIP",
 ]

@@ -1,5 +1,6 @@
 """What training minimises: pure functions of (model, batch, share of the training), and their schedules."""
 
+from vae_lightning.objectives.contrastive import Contrastive
 from vae_lightning.objectives.elbo import ELBO
 from vae_lightning.objectives.iwae import IWAE
 from vae_lightning.objectives.reconstruction import Reconstruction
@@ -18,6 +19,7 @@ __all__ = [
     "ELBO",
     "IWAE",
     "Constant",
+    "Contrastive",
     "Cyclical",
     "Linear",
     "Reconstruction",
