@@ -9,10 +9,12 @@ WORKERS := --numprocesses logical --maxprocesses 4 --dist worksteal
 LIKELIHOODS := gaussian gaussian_optimal discretized_logistic discretized_logistic_mixture categorical
 BLUR := $(addsuffix -standard_normal,$(LIKELIHOODS)) gaussian-gaussian_mixture discretized_logistic-gaussian_mixture
 
-.PHONY: help install demo rd blur codec test test-full bench lint format clean
+CHAIN := vae clip prior decoder
+
+.PHONY: help install demo rd blur text2image text2image-digits codec test test-full bench lint format clean
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -38,6 +40,18 @@ blur: $(STAMP) ## Train the digits with five likelihoods and two priors and comp
 	  $(RUN) test --ckpt_path runs/blur/$$run || exit 1; \
 	done
 	$(RUN) compare $(addprefix runs/blur/,$(BLUR))
+
+text2image: $(STAMP) ## Train the text-to-image chain on captioned MNIST in runs/text2image_mnist (half an hour); goes on where it was stopped
+text2image-digits: $(STAMP) ## The same on the 8x8 digits (two minutes), in runs/text2image_digits
+text2image text2image-digits:
+	set -e; data=$(if $(findstring digits,$@),digits,mnist); runs=runs/text2image_$$data; \
+	for stage in $(CHAIN); do \
+	  test -f $$runs/$$stage/finished && continue; \
+	  if test -f $$runs/$$stage/checkpoints/last.ckpt; then $(RUN) fit --ckpt_path $$runs/$$stage; \
+	  else rm -rf $$runs/$$stage; $(RUN) fit -c configs/text2image/$$data/$$stage.yaml; fi; \
+	  touch $$runs/$$stage/finished; \
+	done; \
+	$(RUN) generate "a thick left-slanted seven" "a thin upright three" "a right-slanted nine" -n 8 --ckpt_path $$runs/decoder
 
 codec: $(STAMP) ## Compress the test images of the digits and what is trained of docs/compression.md, or of RUNS="runs/a runs/b"
 	@test -d runs/digits || $(RUN) fit --config configs/experiment/digits.yaml
