@@ -15,7 +15,7 @@ import torch
 import yaml
 from lightning.pytorch import Callback
 from PIL import Image
-from vae_lightning.data.tokens import PAD, UNKNOWN, train_tokens
+from vae_lightning.tokens import PAD, UNKNOWN, train_tokens
 
 from tests.conftest import REPOSITORY, Generated
 from vae_lightning.core import Spec, TextSpec

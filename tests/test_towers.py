@@ -22,7 +22,7 @@ from vae_lightning.report.results import Results
 TOWERS = {
     "model": {
         "latent_model": {"class_path": "tests.towers.TwoTowers"},
-        "objective": {"class_path": "tests.towers.Contrastive"},
+        "objective": {"class_path": "tests.towers.PairedContrast"},
         "evaluation": {"class_path": "tests.towers.Recall"},
     },
     "data": {"source": "Digits", "batch_size": 64, "val_size": 200},

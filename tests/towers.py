@@ -34,12 +34,12 @@ class TwoTowers(Model):
         return self.log_scale.exp() * left @ right.T
 
 
-class Contrastive(Objective):
+class PairedContrast(Objective):
     """The cross-entropy of telling which half belongs to which, in both directions, nats per image."""
 
     def check(self, model: Model, batch: Batch) -> None:
         if not isinstance(model, TwoTowers):
-            raise ValueError(f"Contrastive: expected TwoTowers, got {type(model).__name__}.")
+            raise ValueError(f"PairedContrast: expected TwoTowers, got {type(model).__name__}.")
 
     def forward(self, model: Model, batch: Batch, step: int) -> Loss:
         scores = model(batch["image"])
