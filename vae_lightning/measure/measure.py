@@ -16,8 +16,10 @@ from vae_lightning.images.pictures import grid, save_picture
 from vae_lightning.measure.context import ModelAndData
 from vae_lightning.measure.labelled import by_class
 from vae_lightning.measure.studies import studies
+from vae_lightning.measure.text2image import studies as text2image
 from vae_lightning.metrics import (
     ImageEvaluation,
+    SiteEvaluation,
     independent_pixels_nll,
     mean_error,
     nats_per_bit_per_dim,
@@ -83,8 +85,14 @@ def _plain(experiment: Experiment, data: ImageData, folder: Path) -> Results:
     section = Section("Evaluation")
     for name, value in experiment.results.items():
         section.add(name, name.replace("_", " "), value, "")
-    kept = {name: values.numpy() for name, values in experiment.evaluation.per_image.items()}
-    return Results(str(folder), experiment.evaluation.images, settings(experiment, data), [section], kept)
+    evaluation, sections, made = experiment.evaluation, [section], {}
+    if isinstance(evaluation, SiteEvaluation) and isinstance(experiment.latent_model, LatentModel):
+        made = {"generated": evaluation.generated}
+        if evaluation.generated:
+            tested = ModelAndData(experiment.latent_model, data, experiment.device, folder)
+            sections += text2image.studies(tested, evaluation.generated)
+    kept = {name: values.numpy() for name, values in evaluation.per_image.items()}
+    return Results(str(folder), evaluation.images, {**settings(experiment, data), **made}, sections, kept)
 
 
 def settings(experiment: Experiment, data: ImageData) -> dict[str, Any]:

@@ -11,11 +11,10 @@ import math
 import torch
 from torch import Tensor
 
-from vae_lightning.core import seeded
 from vae_lightning.measure.appearance import copies, in_inception, samples, sharpness
 from vae_lightning.measure.context import ModelAndData, percent
 from vae_lightning.measure.labelled import by_class, classifier
-from vae_lightning.measure.study import Study, ask
+from vae_lightning.measure.study import Study, ask, section_of
 from vae_lightning.metrics import importance, mean_error
 from vae_lightning.metrics.baselines import ppca_log_prob
 from vae_lightning.metrics.estimators.gap import inference_gap, prior_log_prob
@@ -44,16 +43,10 @@ NATS = "nats/image"
 def studies(tested: ModelAndData) -> list[Section]:
     """All sections that this model and these data admit."""
     sections, known = list[Section](), ask(tested)
-    with torch.no_grad():
-        for study in STUDIES:
-            if not study.admits(known):
-                continue
-            with seeded(1, tested.device):
-                try:
-                    section = study.function(tested)
-                    sections.append(by_class(section) if known.conditional and study.function is checks else section)
-                except ValueError as error:  # that nobody foresaw, and that is not to lose the other studies
-                    sections.append(Section(f"Left out: {study.function.__name__}", notes=[str(error)]))
+    for study in STUDIES:
+        if study.admits(known):
+            section = section_of(study.function, tested, tested.device)
+            sections.append(by_class(section) if known.conditional and study.function is checks else section)
     return [section for section in sections if section.rows or section.notes]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 
@@ -13,6 +13,17 @@ from vae_lightning.measure.context import ModelAndData
 from vae_lightning.metrics.estimators.joint import diagonal_gaussian, is_discrete
 from vae_lightning.objectives.elbo import kl_per_latent
 from vae_lightning.report.results import Section
+
+About = TypeVar("About")
+
+
+def section_of(function: Callable[[About], Section], about: About, device: torch.device) -> Section:
+    """What a study finds, with random numbers of its own; its sentence where it fails."""
+    with seeded(1, device), torch.no_grad():
+        try:
+            return function(about)
+        except ValueError as error:  # that nobody foresaw, and that is not to lose the other studies
+            return Section(f"Left out: {function.__name__}", notes=[str(error)])
 
 
 class Known(NamedTuple):

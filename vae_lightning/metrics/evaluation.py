@@ -209,12 +209,16 @@ class SiteEvaluation(Evaluation):
 
     Args:
         sites: their names, in the story's order; checkpoints follow the last one's.
+        generated: images that the test of a text-to-image model generates, as many of each caption as its test images
+            have, and studies; 0 for none, 10000 for figures that are to be told.
     """
 
-    def __init__(self, sites: list[str]) -> None:
+    def __init__(self, sites: list[str], generated: int = 2000) -> None:
         if not sites:
             raise ValueError("SiteEvaluation.sites: expected at least one site's name, got none.")
-        self.sites = list(sites)
+        if generated < 0:
+            raise ValueError(f"SiteEvaluation.generated: expected at least 0, got {generated}.")
+        self.sites, self.generated = list(sites), generated
         super().__init__()
 
     def headline(self, model: Model, batch: Batch) -> Headline:

@@ -53,7 +53,7 @@ def knn_accuracy(train_x: Tensor, train_y: Tensor, test_x: Tensor, test_y: Tenso
     voters = train_y[k_nearest(test, train, k).indices]  # (N, k), nearest first
     votes = (voters[:, :, None] == voters[:, None]).sum(2)
     predicted = voters.gather(1, votes.argmax(1, keepdim=True))[:, 0]  # argmax takes the first of equals
-    return _accuracy(predicted == test_y)
+    return share(predicted == test_y)
 
 
 def linear_probe(train_x: Tensor, train_y: Tensor, test_x: Tensor, test_y: Tensor) -> Accuracy:
@@ -69,7 +69,7 @@ def linear_probe(train_x: Tensor, train_y: Tensor, test_x: Tensor, test_y: Tenso
         raise ValueError(f"linear_probe: expected two classes or more in train_y, got {train_y.unique().tolist()}.")
     train, test = _standardised(train_x, test_x)
     probe = LogisticRegression(max_iter=1000).fit(train.cpu().numpy(), train_y.cpu().numpy())
-    return _accuracy(torch.from_numpy(probe.predict(test.cpu().numpy())) == test_y.cpu())
+    return share(torch.from_numpy(probe.predict(test.cpu().numpy())) == test_y.cpu())
 
 
 def label_efficiency(
@@ -122,10 +122,12 @@ def _mean_over_draws(values: Tensor, test_size: int) -> Accuracy:
     return Accuracy(mean, math.sqrt(variance))
 
 
-def _accuracy(correct: Tensor) -> Accuracy:
-    """Share of hits (N,) with its binomial standard error."""
-    share = correct.double().mean().item()
-    return Accuracy(share, math.sqrt(share * (1 - share) / len(correct)))
+def share(right: Tensor) -> Accuracy:
+    """Share of hits (N,) with its binomial standard error; nan of none."""
+    if not len(right):
+        return Accuracy(math.nan, math.nan)
+    value = right.double().mean().item()
+    return Accuracy(value, math.sqrt(value * (1 - value) / len(right)))
 
 
 def _standardised(train: Tensor, test: Tensor) -> tuple[Tensor, Tensor]:

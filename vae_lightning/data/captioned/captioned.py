@@ -83,13 +83,14 @@ class Captioned(ImageSource):
             found[name] = part[(captions.held_out == 0).nonzero()[:, 0]] if name != "test" else part
         return Splits(**found)
 
+    def measured(self, image: Tensor) -> Tensor:
+        """(N, C, H, W) integers 0..levels-1 -> (N, traits) float32."""
+        return torch.cat([self.grammar.measured(part, self.levels) for part in image.split(AT_ONCE)])
+
     def thirds(self, image: Tensor) -> Tensor:
         """(N, C, H, W) integers 0..levels-1 -> (N, traits) int64, 0 to 2: the thirds of the training images that they
         would lie in. ValueError before the images are loaded."""
-        return self._thirds(self._measured(image))
-
-    def _measured(self, image: Tensor) -> Tensor:
-        return torch.cat([self.grammar.measured(part, self.levels) for part in image.split(AT_ONCE)])
+        return self._thirds(self.measured(image))
 
     def _thirds(self, measured: Tensor) -> Tensor:
         if self.edges is None:
@@ -100,14 +101,14 @@ class Captioned(ImageSource):
     def _kept(self, images: Images, place: Path) -> Tensor:
         """(N, traits) float32, from a file where it has been measured before and takes long."""
         if len(images) * images.stored[0].numel() < KEPT_FROM:
-            return self._measured(images.image)
-        probe = self._measured(images.some(8).image).numpy().tobytes()  # other measures have other files
+            return self.measured(images.image)
+        probe = self.measured(images.some(8).image).numpy().tobytes()  # other measures have other files
         key = hashlib.sha256(probe + sha256(images).encode()).hexdigest()
         file = place / f"{self.name}-{key[:16]}.npy"
         if file.is_file():
             return torch.from_numpy(np.load(file))
         print(f"measuring the style of {len(images)} images of {self.source.name}, once")
-        found = torch.cat([self.grammar.measured(part, self.levels) for part in images.chunks(AT_ONCE)])
+        found = torch.cat([self.measured(part) for part in images.chunks(AT_ONCE)])
         try:
             write_atomically(file, lambda stream: np.save(stream, found.numpy()))
         except OSError as error:

@@ -1,0 +1,1 @@
+"""What `test` studies of a text-to-image model."""

@@ -1,0 +1,59 @@
+"""Which studies of a text-to-image model there are, and what each needs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from vae_lightning.data.captioned import Captioned
+from vae_lightning.measure.context import ModelAndData
+from vae_lightning.measure.study import section_of
+from vae_lightning.measure.text2image.chain import Chain
+from vae_lightning.measure.text2image.embeddings import prior
+from vae_lightning.measure.text2image.images import captions, decoder, distance, neighbours, spread
+from vae_lightning.models import UnCLIP
+from vae_lightning.report.results import Section
+
+
+class ChainStudy(NamedTuple):
+    """A study, and what it needs of model and data, which have embeddings of images by captions in any case.
+
+    Args:
+        function: makes the section.
+        decoder: needs a decoder of its own.
+        labels: needs labels.
+        style: needs a source that measures what its captions say.
+    """
+
+    function: Callable[[Chain], Section]
+    decoder: bool = True
+    labels: bool = False
+    style: bool = False
+
+
+STUDIES = (
+    ChainStudy(captions, labels=True, style=True),
+    ChainStudy(spread),
+    ChainStudy(prior, decoder=False),
+    ChainStudy(decoder, labels=True),
+    ChainStudy(distance, labels=True),
+    ChainStudy(neighbours),
+)
+"""In the order in which they are shown."""
+
+
+def studies(tested: ModelAndData, generated: int) -> list[Section]:
+    """All sections that the model and the data admit, of at most so many generated images; none for other models than
+    those of text to image."""
+    model, said, data = tested.model, tested.test.captions, tested.data
+    if not isinstance(model, UnCLIP) or said is None or said.meaning_tokens is None or len(tested.test) < 2:
+        return []
+    chain = Chain(tested, model, generated)
+    there = {
+        "decoder": model.decoder is not None,
+        "labels": tested.test.label is not None,
+        "style": isinstance(data.source, Captioned),
+    }
+    admitted = [study for study in STUDIES if all(there[name] or not getattr(study, name) for name in there)]
+    found = [section_of(study.function, chain, tested.device) for study in admitted]
+    return [section for section in found if section.rows or section.notes]
