@@ -15,7 +15,6 @@ import torch
 import yaml
 from lightning.pytorch import Callback
 from PIL import Image
-from vae_lightning.tokens import PAD, UNKNOWN, train_tokens
 
 from tests.conftest import REPOSITORY, Generated
 from vae_lightning.core import Spec, TextSpec
@@ -32,6 +31,7 @@ from vae_lightning.data import (
 )
 from vae_lightning.data.captioned.style import brightness, slant, thickness, warmth
 from vae_lightning.models.build import record_of, spec_of
+from vae_lightning.tokens import PAD, UNKNOWN, train_tokens
 
 FINE = 16  # points a pixel, along each axis, of which a drawing's pixels are means
 EVALUATED = ["text", "meaning", "held_out"]

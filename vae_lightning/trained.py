@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 
 import torch
@@ -12,7 +12,10 @@ from torch.distributions import Distribution
 from vae_lightning.core import Batch, FromPrior, Given, LatentModel, PosteriorMean, Spec, Trace, seeded
 from vae_lightning.metrics import log_prob
 from vae_lightning.metrics.estimators.refinement import refined
+from vae_lightning.models import UnCLIP
 from vae_lightning.models.build import spec_of, trained
+from vae_lightning.models.edits import decoder_of
+from vae_lightning.tokens import Tokens
 
 
 class TrainedModel(nn.Module):
@@ -106,6 +109,34 @@ class TrainedModel(nn.Module):
                 "cannot be sampled: train a VAE (encoder GaussianPosterior, objective ELBO)."
             )
         return self.latent_model.sample(self._labelled(label), num_samples)
+
+    @property
+    def text_to_image(self) -> UnCLIP:
+        """The model, if it makes images of texts; else ValueError."""
+        if not isinstance(self.latent_model, UnCLIP):
+            raise ValueError(
+                f"expected a text-to-image model, got {type(self.latent_model).__name__}: train one (make "
+                "text2image-digits, or configs/text2image)."
+            )
+        return self.latent_model
+
+    def tokens(self, captions: Sequence[str]) -> Tensor:
+        """(B, T) int64 of captions; ValueError for a word that no training caption has, with the nearest ones."""
+        return Tokens(self.spec.require_text("captions")).encode(captions).to(self.device)
+
+    @torch.no_grad()
+    def generate(self, text: str | Sequence[str], num_samples: int, draw: bool = False) -> Tensor:
+        """Images (texts, num_samples, C, H, W) of what texts say: the mean of p(x|z), or a draw of integers.
+
+        Raises:
+            ValueError: the model makes no images of texts, has no decoder yet, or does not know a word.
+        """
+        if num_samples < 1:
+            raise ValueError(f"num_samples: expected at least 1, got {num_samples}.")
+        captions = [text] if isinstance(text, str) else list(text)
+        decoder_of(model := self.text_to_image)
+        px = model.sample({"text": self.tokens(captions)}, num_samples)
+        return (px.sample() if draw else px.mean).transpose(0, 1)
 
     @property
     def is_autoencoder(self) -> bool:

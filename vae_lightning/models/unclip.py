@@ -60,6 +60,7 @@ class UnCLIP(LatentModel):
             )
         self.clip, self.vae = clip, vae
         embedding, site = self._shapes(spec)
+        self.latent_name = site.name
         self.prior = prior((embedding,), {"text": embedding})
         self.decoder: SiteDensity | None = None
         if decoder is not None:

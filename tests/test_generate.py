@@ -1,0 +1,113 @@
+"""The text-to-image chain as its configurations and commands have it, from captions to edits."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.conftest import REPOSITORY
+from vae_lightning import load_model
+from vae_lightning.commands.main import main
+from vae_lightning.core import PosteriorMean
+from vae_lightning.images.pictures import save_picture
+from vae_lightning.models.edits import held, interpolated, shown, slerp, variations
+from vae_lightning.trained import TrainedModel
+
+STAGES = ("vae", "clip", "prior", "decoder")
+TEXTS = ["a thick left-slanted seven", "a thin upright three"]
+
+
+@pytest.fixture(scope="module")
+def chain(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run of a shortened chain's last stage, with those before it deleted."""
+    place = tmp_path_factory.mktemp("chain")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(place)
+        for stage in STAGES:
+            config = REPOSITORY / "configs" / "text2image" / "digits" / f"{stage}.yaml"
+            assert main(["fit", "-c", str(config), "--trainer.max_epochs=2"]) == 0, stage
+    run = place / "runs" / "text2image_digits"
+    for stage in STAGES[:-1]:
+        shutil.rmtree(run / stage)
+    return run / "decoder"
+
+
+@pytest.fixture(scope="module")
+def trained(chain: Path) -> TrainedModel:
+    return load_model(str(chain))
+
+
+def test_a_last_checkpoint_alone_generates(trained: TrainedModel) -> None:
+    torch.manual_seed(0)
+    images = trained.generate(TEXTS, 3)
+    assert images.shape == (2, 3, 1, 8, 8)
+    torch.manual_seed(0)
+    drawn = trained.generate(TEXTS[0], 3, draw=True)
+    assert drawn.shape == (1, 3, 1, 8, 8)
+    assert torch.equal(drawn, drawn.round())
+    assert images[0].std(0).max() > 0  # not the same one three times
+
+
+def test_the_mnist_chain_parses_as_the_digits_does() -> None:
+    folder = REPOSITORY / "configs" / "text2image"
+    assert {path.stem for path in (folder / "mnist").glob("*.yaml")} == set(STAGES)
+    for stage in STAGES[2:]:
+        digits, mnist = ((folder / name / f"{stage}.yaml").read_text() for name in ("digits", "mnist"))
+        same = digits.replace("text2image_digits", "text2image_mnist").replace("source: Digits", "source: MNIST")
+        assert [line.split(":")[0] for line in same.splitlines()] == [line.split(":")[0] for line in mnist.splitlines()]
+
+
+def test_noise_makes_the_image_again(trained: TrainedModel) -> None:
+    """The equation backward and forward ends where it began, up to its steps' error; the other noise does not."""
+    model, image = trained.text_to_image, torch.randint(17, (4, 1, 8, 8)).float()
+    again = shown(model, kept := held(model, image)).mean
+    wanted = model.vae(PosteriorMean(), {"image": image}).mean
+    assert (again - wanted).abs().mean() < 0.05
+    other = shown(model, kept._replace(noise=torch.randn_like(kept.noise))).mean
+    assert (other - wanted).abs().mean() > 5 * (again - wanted).abs().mean()
+
+
+def test_the_way_between_two_images_begins_and_ends_with_them(trained: TrainedModel) -> None:
+    model, image = trained.text_to_image, torch.randint(17, (2, 1, 8, 8)).float()
+    way = interpolated(model, image[0], image[1], 5).mean
+    torch.testing.assert_close(way[[0, -1]], shown(model, held(model, image)).mean, rtol=1e-3, atol=1e-2)
+    assert variations(model, image, 3).mean.shape == (3, 2, 1, 8, 8)
+
+
+def test_slerp_stays_on_the_sphere_at_an_even_pace() -> None:
+    start, end = torch.nn.functional.normalize(torch.randn(2, 7, 5).double(), dim=-1)
+    share = torch.linspace(0, 1, 5).double()
+    way = torch.stack([slerp(start, end, each) for each in share])
+    torch.testing.assert_close(way.norm(dim=-1), torch.ones(5, 7).double())
+    turns = (way[1:] * way[:-1]).sum(-1).acos()
+    torch.testing.assert_close(turns, turns[:1].expand(4, 7))
+    torch.testing.assert_close(slerp(start, start, share[1]), start)
+    torch.testing.assert_close(slerp(start, -start, share[1]), start / 2, rtol=0, atol=1e-9)
+
+
+def test_commands_draw_their_grids_or_say_why_not(cli: Callable, chain: Path) -> None:
+    for name in "ab":
+        save_picture(torch.randint(17, (1, 8, 8), dtype=torch.uint8).expand(3, 8, 8), Path(f"{name}.png"))
+    run = ["--ckpt_path", chain, "-o", "x.png"]
+    edit = ["edit", "a.png", "--from", "a thin seven", "--to", "a thick seven"]
+    for command in (["generate", *TEXTS, "-n", "2"], ["variations", "a.png"], ["interpolate", "a.png", "b.png"], edit):
+        done = cli(*command, *run)
+        assert done.status == 0, done.err
+        assert Path("x.png").is_file()
+        Path("x.png").unlink()
+    for command, said in (
+        (["generate", "a thick sevn"], "got 'sevn': did you mean seven?"),
+        (["generate", "seven", "-n", "0"], "--num_samples: expected at least 1, got 0"),
+        (["variations", "nowhere.png"], "nowhere.png: expected an image"),
+        (["interpolate", "a.png", "b.png", "-n", "1"], "--num_steps: expected at least 2"),
+        ([*edit, "--strengths", "2"], "--strengths: expected shares from 0 to 1, got 2"),
+        (["edit", "a.png", "--from", "seven", "--to", "cat"], "expected words of the training captions, got 'cat'"),
+    ):
+        done = cli(*command, *run)
+        assert done.status == 1, command
+        assert said in done.error, done.error
+        assert not Path("x.png").exists()
