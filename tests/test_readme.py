@@ -41,6 +41,8 @@ def shortened(words: list[str]) -> list[str]:
     if again:
         return [*words[1:], *short]
     experiments = [Path(word).stem for word in words if "experiment/" in word]
+    if experiments and experiments[0].endswith("_clip"):
+        return [*words[1:], *short]
     shape, levels = SHAPES.get(experiments[0] if experiments else "", ((1, 28, 28), 256))
     return [*words[1:], *generated_flags(shape, levels), *(short if command == "fit" else [])]
 
@@ -51,7 +53,7 @@ def test_every_command_runs(cli: Callable, monkeypatch: pytest.MonkeyPatch) -> N
     assert len(COMMANDS) > 10
     done: set[str] = set()
     for command in COMMANDS:
-        if command in done:
+        if command in done or "text2image" in command:  # the chain's: see test_generate.py
             continue
         done.add(command)
         if "--model.compile" in command and not (shutil.which("g++") or shutil.which("clang++")):
