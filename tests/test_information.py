@@ -13,7 +13,7 @@ from torch.distributions import Distribution, Independent, MultivariateNormal, N
 
 from vae_lightning.conditionals import GaussianLikelihood, PointMass
 from vae_lightning.core import Batch, Draw, LatentModel, Spec, Story
-from vae_lightning.metrics import aggregate
+from vae_lightning.metrics.estimators import aggregate
 from vae_lightning.metrics.information import Rate, active_units, decompose_rate, diagnose, shuffled_distortion
 from vae_lightning.models import VAE
 
