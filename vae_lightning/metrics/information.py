@@ -54,8 +54,12 @@ def decompose_rate_by_class(model: LatentModel, batches: Iterable[Batch], max_im
         known = [(w, *value) for w, value in zip(weights, found, strict=True) if value is not None]
         if len(known) < len(found):
             return None
-        error = math.sqrt(sum((w * e) ** 2 for w, _, e in known if math.isfinite(e)))  # nan for a class of one image
-        return sum(w * m for w, m, _ in known), error
+        average = sum(w * m for w, m, _ in known)
+        within = sum(
+            w * w * len(labels) * e**2 for w, _, e in known if math.isfinite(e)
+        )  # nan for a class of one image
+        between = sum(w * (m - average) ** 2 for w, m, _ in known)
+        return average, math.sqrt((within + between) / len(labels))
 
     return Rate(*(mean(found) for found in zip(*parts, strict=True)))  # type: ignore[arg-type]
 

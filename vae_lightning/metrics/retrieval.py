@@ -13,7 +13,7 @@ import torch.distributed
 import torch.nn.functional as F
 from torch import Tensor
 
-from vae_lightning.core import Batch, ImageTextModel, Model, Spec
+from vae_lightning.core import Batch, ImageTextModel, Model, Spec, image_of
 from vae_lightning.metrics.evaluation import Evaluation, Headline
 from vae_lightning.metrics.mean import MeanWithError, from_all_processes
 from vae_lightning.tokens import Tokens
@@ -78,7 +78,7 @@ class Retrieval(Evaluation):
                 f"Retrieval: expected a model that embeds images and captions, got {type(model).__name__}: give "
                 "its own --model.evaluation."
             )
-        image = model.embed_image(batch["image"])
+        image = model.embed_image(image_of(batch))
         caption = batch.get("caption", batch["text"])
         rows = {"image": image, "caption": caption} | {k: batch[k] for k in ("held_out",) if k in batch}
         for name, value in rows.items():

@@ -8,7 +8,7 @@ import torch.distributed.nn.functional
 import torch.nn.functional as F
 from torch import Tensor
 
-from vae_lightning.core import Batch, ImageTextModel, Loss, Model, Objective
+from vae_lightning.core import Batch, ImageTextModel, Loss, Model, Objective, image_of
 
 
 def contrastive_loss(image: Tensor, text: Tensor, inverse_temperature: Tensor) -> Tensor:
@@ -44,7 +44,7 @@ class Contrastive(Objective):
 
     def forward(self, model: Model, batch: Batch, share: float) -> Loss:
         model = _require_towers(model)
-        image, text = model.embed_image(batch["image"]), model.embed_text(batch["text"])
+        image, text = model.embed_image(image_of(batch)), model.embed_text(batch["text"])
         scale = model.inverse_temperature()
         value = contrastive_loss(of_all_processes(image), of_all_processes(text), scale)
         return Loss(value, {"contrastive": value.detach(), "inverse_temperature": scale.detach()})

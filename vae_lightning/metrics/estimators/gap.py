@@ -97,7 +97,7 @@ def prior_log_prob(model: LatentModel, given: Batch, num_samples: int, tile: int
         count = min(at_once, num_samples - done)
         size = max(1, tile // count)
         parts = (rows(given, slice(i, i + size)) for i in range(0, len(image), size))
-        if len(given) > 1:  # each image's labels have a prior of their own
+        if model.is_conditional:  # each image's labels have a prior of their own
             found = [model.sample(part, count).log_prob(image_of(part)).double().logsumexp(0) for part in parts]
         else:
             px = model.sample({}, count)
