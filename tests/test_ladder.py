@@ -17,7 +17,7 @@ from tests.conftest import REPOSITORY
 from tests.stories import Beside, Ladder, TwoLatents
 from tests.test_experiment import SHORT, same, weights
 from vae_lightning import load_model
-from vae_lightning.core import Batch, Draw, Spec, Story
+from vae_lightning.core import Batch, Draw, Given, PriorMean, Spec, Story
 from vae_lightning.metrics import importance, information, log_prob
 from vae_lightning.metrics.estimators.annealing import annealed_log_prob
 from vae_lightning.metrics.estimators.gap import inference_gap
@@ -27,6 +27,7 @@ from vae_lightning.metrics.information import decompose_rate
 from vae_lightning.objectives import ELBO, IWAE
 from vae_lightning.objectives.elbo import kl_per_latent
 from vae_lightning.report.results import Results
+from vae_lightning.train.pictures import Interpolations
 
 SHAPE = (1, 2, 4)
 
@@ -366,3 +367,27 @@ def test_a_ladder_goes_on_bit_for_bit(cli: Callable) -> None:
     whole, parts = (weights(Path(f"runs/default/{name}/checkpoints/last.ckpt")) for name in ("whole", "parts"))
     assert same(whole, parts)
     assert not same(whole, weights(Path("runs/default/whole/checkpoints/epoch=1.ckpt")))
+
+
+def test_codes_are_the_exact_means_of_all_latents() -> None:
+    """Not those of latents that hang on a draw of the ones above them."""
+    model = Ladder(Spec((1, 2, 3), 17)).double()
+    model.untangle()
+    model.match()
+    x = torch.randint(17, (50, 1, 2, 3)).double()
+    codes = model.posteriors({"image": x})
+    truth = model.truth()
+    wanted = x.flatten(1) @ truth.gain.T + truth.offset
+    torch.testing.assert_close(torch.cat([q.mean for q in codes.values()], 1), wanted)
+    assert list(codes) == ["z3", "z2", "z1"]
+
+
+def test_a_way_from_an_image_to_itself_does_not_move() -> None:
+    model = Ladder(Spec((1, 8, 8), 17))
+    x = torch.randint(17, (2, 1, 8, 8)).float()[[0, 0]]
+    rows, columns = Interpolations(columns=5).draw(model, {"image": x})
+    middle = rows[1:-1]
+    assert columns == 7
+    assert torch.equal(middle, middle[:1].expand_as(middle))
+    apart = Beside()(Given({"a": torch.linspace(-1, 1, 5)[:, None].double()}, PriorMean((5,))), {}).mean
+    torch.testing.assert_close(apart[:, 0, 0], torch.stack((torch.linspace(-1, 1, 5), torch.zeros(5)), 1).double())

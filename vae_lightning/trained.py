@@ -71,8 +71,8 @@ class TrainedModel(nn.Module):
 
     @torch.no_grad()
     def encode(self, x: Tensor, label: Tensor | None = None) -> dict[str, Distribution]:
-        """q(z|x) of each latent by its name, batch_shape (B,)."""
-        return {name: site.q for name, site in self.latent_model.trace(self._given(x, label)).sites.items()}
+        """q(z|x) of each latent by its name, batch_shape (B,), given the centres of the latents before it."""
+        return self.latent_model.posteriors(self._given(x, label))
 
     @torch.no_grad()
     def decode(self, z: Tensor | Mapping[str, Tensor], label: Tensor | None = None) -> Distribution:

@@ -1,9 +1,18 @@
 """The nouns: a model tells its generative story once, and a `Draw` decides where each latent comes from."""
 
 from vae_lightning.core.data import Batch, Shape, Spec, TextSpec, image_of, rows, seeded, without_image
-from vae_lightning.core.draws import FromPosterior, FromPrior, Given, PosteriorMean, told_until, traced
+from vae_lightning.core.draws import (
+    FromPosterior,
+    FromPrior,
+    Given,
+    PosteriorMean,
+    PriorMean,
+    Recorded,
+    told_until,
+    traced,
+)
 from vae_lightning.core.model import ImageTextModel, LatentModel, Loss, Model, Objective
-from vae_lightning.core.story import Conditional, Draw, Site, Story, Trace, centre, has_rate
+from vae_lightning.core.story import Conditional, Draw, Site, Story, Trace, centre, has_mean, has_rate
 
 __all__ = [
     "Batch",
@@ -18,6 +27,8 @@ __all__ = [
     "Model",
     "Objective",
     "PosteriorMean",
+    "PriorMean",
+    "Recorded",
     "Shape",
     "Site",
     "Spec",
@@ -25,6 +36,7 @@ __all__ = [
     "TextSpec",
     "Trace",
     "centre",
+    "has_mean",
     "has_rate",
     "image_of",
     "rows",

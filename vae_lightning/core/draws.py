@@ -59,6 +59,19 @@ class PosteriorMean:
 
 
 @dataclass
+class Recorded:
+    """Any draw about images, with the sites that it passes kept by name."""
+
+    draw: Draw
+    sites: dict[str, Site] = field(default_factory=dict)
+
+    def __call__(self, name: str, p: Distribution, q: Distribution | None = None) -> Tensor:
+        z = self.draw(name, p, q)
+        self.sites[name] = Site(name, p, _required(name, q), z)
+        return z
+
+
+@dataclass
 class FromPrior:
     """Draws every latent from its prior with the leading shape S, such as (K,), or (K, B) for K samples of B labels: a
     prior without a batch is drawn S times, one that knows of the B labels K times, and a later latent, which inherits
@@ -68,6 +81,17 @@ class FromPrior:
 
     def __call__(self, name: str, p: Distribution, q: Distribution | None = None) -> Tensor:
         return p.sample(self.shape[: max(0, len(self.shape) - len(p.batch_shape))])
+
+
+@dataclass
+class PriorMean:
+    """Takes every prior's centre, with the leading shape S where the prior has none: what is left alone while another
+    latent moves."""
+
+    shape: Shape = ()
+
+    def __call__(self, name: str, p: Distribution, q: Distribution | None = None) -> Tensor:
+        return centre(p).expand(*(p.batch_shape or self.shape), *p.event_shape)
 
 
 @dataclass

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from vae_lightning.core.data import Batch, image_of, without_image
-from vae_lightning.core.draws import FromPrior, traced
+from vae_lightning.core.draws import FromPrior, PosteriorMean, Recorded, traced
 from vae_lightning.core.story import Conditional, Draw, Story, Trace
 
 
@@ -70,6 +70,13 @@ class LatentModel(Model):
         """
         image = image_of(given)
         return traced(self.about(given), image, num_samples, instead, until)
+
+    def posteriors(self, given: Batch) -> dict[str, Distribution]:
+        """q of each latent by its name, batch_shape (B,), given the centres of the latents before it: an image's code,
+        without the noise of a draw."""
+        path = Recorded(PosteriorMean())
+        self(path, given)
+        return {name: site.q for name, site in path.sites.items()}
 
     def statistics(self, trace: Trace) -> dict[str, Tensor]:
         """What the model keeps count of in training, of a story told there: name -> (), without gradient. Changes

@@ -67,12 +67,18 @@ def has_rate(q: Distribution) -> bool:
     return bool(getattr(q, "has_density", True))
 
 
+def has_mean(d: Distribution) -> bool:
+    """Whether it has a mean in closed form, which a flow has not."""
+    try:
+        _ = d.mean
+    except NotImplementedError:
+        return False
+    return True
+
+
 def centre(d: Distribution) -> Tensor:
     """The mean, or a sample of a distribution that has none, such as a flow."""
-    try:
-        return d.mean
-    except NotImplementedError:
-        return d.sample()
+    return d.mean if has_mean(d) else d.sample()
 
 
 @dataclass(frozen=True)

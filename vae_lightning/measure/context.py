@@ -77,8 +77,8 @@ class ModelAndData:
         """The centres of all latents' posteriors, side by side, (N, d), on the CPU."""
         found = []
         for batch in self.batches(images):
-            sites = self.model.trace(batch).sites.values()
-            found.append(torch.cat([centre(site.q).flatten(1).cpu() for site in sites], 1))
+            posteriors = self.model.posteriors(batch).values()
+            found.append(torch.cat([centre(q).flatten(1).cpu() for q in posteriors], 1))
         return torch.cat(found)
 
     def reconstructions(self, rows: Tensor) -> Tensor:

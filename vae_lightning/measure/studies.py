@@ -81,9 +81,7 @@ def information(tested: ModelAndData) -> Section:
         )
     matched, shuffled = shuffled_distortion(model, tested.mixed())
     section.add("shuffled_distortion", "distortion with another image's latents", shuffled, NATS)
-    try:
-        _ = model.trace(next(tested.batches(tested.test[torch.arange(1)]))).sites.popitem()[1].q.mean
-    except NotImplementedError:  # such as a flow's, whose codes are samples: their noise alone would be activity
+    if not known.mean:  # such as of a flow, whose codes are samples: their noise alone would be activity
         section.notes.append("No active units and no rate of each latent: the posterior has no mean in closed form.")
         return section
     active = active_units(tested.codes(tested.test))
@@ -194,7 +192,7 @@ STUDIES = (
     Study(information, images=2),
     Study(checks, continuous=True),
     Study(losses, continuous=True, gaussian=True),
-    Study(classifier, conditional=True),
+    Study(classifier, conditional=True, labels=True),
     Study(sharpness),
     Study(samples, labels=True),
     Study(in_inception),

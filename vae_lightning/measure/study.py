@@ -8,7 +8,7 @@ from typing import NamedTuple, TypeVar
 
 import torch
 
-from vae_lightning.core import Site, seeded
+from vae_lightning.core import Site, has_mean, seeded
 from vae_lightning.measure.context import ModelAndData
 from vae_lightning.metrics.estimators.joint import diagonal_gaussian, is_discrete
 from vae_lightning.objectives.elbo import kl_per_latent
@@ -31,6 +31,7 @@ class Known(NamedTuple):
 
     sites: int
     rate: bool
+    mean: bool
     continuous: bool
     gaussian: bool
     rate_of_each: bool
@@ -80,11 +81,12 @@ def ask(tested: ModelAndData) -> Known:
     return Known(
         sites=len(sites),
         rate=trace.has_rate,
+        mean=all(has_mean(site.q) for site in sites),
         continuous=not any(is_discrete(site.q) for site in sites),
         gaussian=all(diagonal_gaussian(site.q) for site in sites),
         rate_of_each=trace.has_rate and all(map(_has_rate_of_each, sites)),
         labels=tested.data.splits["test"].label is not None,
-        conditional=tested.model.is_conditional,
+        conditional=tested.model.is_conditional and "label" in tested.model.needs,
         grey=tested.data.levels > 2,
         images=len(tested.test),
         values=math.prod(tested.data.image_shape),

@@ -42,7 +42,7 @@ def decompose_rate_by_class(model: LatentModel, batches: Iterable[Batch], max_im
     """`decompose_rate` of a prior p(z|y), within each class and then averaged over the images: the mutual information
     of image and latent is that given the class, at most the log of the class's images, and the hole the one between
     each class's aggregate posterior and its own prior. Batches hold "label" (B,)."""
-    held = list(_batches(model, batches, max_images))
+    held = list(_at_most(model, batches, max_images)[0])
     labels = torch.cat([batch["label"] for batch in held])
     weights, parts = list[float](), list[Rate]()
     for label in labels.unique():
@@ -98,11 +98,7 @@ def decompose_rate(
     """
     if min(samples_per_image, max_images) < 1:
         raise ValueError(f"expected 1 or more samples_per_image and max_images, got {samples_per_image}, {max_images}.")
-    parts, several = _batches(model, batches, max_images), False
-    for first in itertools.islice(parts, 1):
-        with seeded(None, image_of(first).device):
-            several = len(model.trace(rows(first, slice(0, 2))).sites) > 1
-        parts = _batches(model, itertools.chain([first], parts), MOST_OF_SEVERAL if several else max_images)
+    parts, several = _at_most(model, batches, max_images)
     joints, drawn = list[Joint](), list[dict[str, Site]]()
     for batch in parts:
         joint = Joint(model, batch)
@@ -115,6 +111,17 @@ def decompose_rate(
     if log_product is not None and all(isinstance(site.p, Independent) for site in drawn[0].values()):
         differences += [log_q - log_product, log_product - log_p]
     return Rate(*(mean_error(difference.view(samples_per_image, -1).mean(0)) for difference in differences))
+
+
+def _at_most(model: LatentModel, batches: Iterable[Batch], max_images: int) -> tuple[Iterator[Batch], bool]:
+    """The batches of so many images, or of MOST_OF_SEVERAL where the story has several latents, and whether it has."""
+    parts, several = _batches(model, batches, max_images), False
+    for first in itertools.islice(parts, 1):
+        with seeded(None, image_of(first).device):
+            several = len(model.trace(rows(first, slice(0, 2))).sites) > 1
+        most = min(max_images, MOST_OF_SEVERAL) if several else max_images
+        parts = _batches(model, itertools.chain([first], parts), most)
+    return parts, several
 
 
 def active_units(means: Tensor, threshold: float = 0.01) -> Tensor:

@@ -100,6 +100,10 @@ class Frozen(FrozenWhole, LatentModel):
         self._require_weights()
         return self.model.about(given)
 
+    @property
+    def is_conditional(self) -> bool:
+        return self.model.is_conditional
+
 
 class FrozenImageText(FrozenWhole, ImageTextModel):
     """A trained run's two towers, such as a CLIP's; see `FrozenWhole`."""

@@ -10,7 +10,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from vae_lightning.core import Batch, FromPrior, Given, LatentModel, Site, centre, image_of, rows, seeded, without_image
+from vae_lightning.core import Batch, Given, LatentModel, PriorMean, Site, centre, image_of, rows, seeded, without_image
 from vae_lightning.data import ImageData
 from vae_lightning.images.pictures import grid, save_picture
 from vae_lightning.objectives.elbo import kl_per_latent
@@ -125,7 +125,7 @@ class Traversals(Picture):
         for row, latent in enumerate(latents):
             z[row, :, latent] = middle[latent] + steps * scale[latent]
         given = {name: value[[0] * (len(z) * self.columns)] for name, value in without_image(batch).items()}
-        return model(Given({site.name: z.flatten(0, 1)}, FromPrior((len(z) * self.columns,))), given).mean, self.columns
+        return model(Given({site.name: z.flatten(0, 1)}, PriorMean((len(z) * self.columns,))), given).mean, self.columns
 
     @staticmethod
     def _information(site: Site, scale: Tensor) -> Tensor:
@@ -157,7 +157,7 @@ class Interpolations(Picture):
         t = torch.linspace(0, 1, self.columns, device=image.device)[:, None]
         z = torch.lerp(start[:, None], end[:, None], t)  # (pairs, columns, d)
         given = {name: value[:pairs].repeat_interleave(self.columns, 0) for name, value in without_image(batch).items()}
-        draw = Given({site.name: z.flatten(0, 1)}, FromPrior((pairs * self.columns,)))
+        draw = Given({site.name: z.flatten(0, 1)}, PriorMean((pairs * self.columns,)))
         means = model(draw, given).mean.unflatten(0, (pairs, self.columns))
         rows = torch.cat([image[:pairs, None], means, image[pairs : 2 * pairs, None]], 1)
         return rows.flatten(0, 1), self.columns + 2

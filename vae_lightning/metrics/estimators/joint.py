@@ -6,27 +6,24 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 from torch.distributions import Distribution, Independent, Normal
 
-from vae_lightning.core import Batch, Draw, FromPrior, Given, LatentModel, Shape, Site, image_of, told_until, traced
-
-
-@dataclass
-class Recorded:
-    """Any draw, with the sites that it passes kept by name."""
-
-    draw: Draw
-    sites: dict[str, Site] = field(default_factory=dict)
-
-    def __call__(self, name: str, p: Distribution, q: Distribution | None = None) -> Tensor:
-        assert q is not None  # of a story about images
-        z = self.draw(name, p, q)
-        self.sites[name] = Site(name, p, q, z)
-        return z
+from vae_lightning.core import (
+    Batch,
+    Draw,
+    FromPrior,
+    Given,
+    LatentModel,
+    Recorded,
+    Shape,
+    Site,
+    image_of,
+    told_until,
+    traced,
+)
 
 
 def diagonal_gaussian(q: Distribution) -> bool:

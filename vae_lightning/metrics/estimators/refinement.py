@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, Independent, Normal
 
-from vae_lightning.core import Batch, LatentModel, PosteriorMean, Shape, image_of, rows, seeded, told_until
-from vae_lightning.metrics.estimators.joint import Joint, Recorded, diagonal_gaussian, split
+from vae_lightning.core import Batch, LatentModel, PosteriorMean, Recorded, Shape, image_of, rows, seeded, told_until
+from vae_lightning.metrics.estimators.joint import Joint, diagonal_gaussian, split
 from vae_lightning.metrics.estimators.tiles import tile_size
 
 STEPS, LR, STEP_SAMPLES = 50, 0.05, 2
