@@ -35,7 +35,7 @@ from vae_lightning.data import CIFAR10, KMNIST, MNIST, FashionMNIST, ImageData, 
 from vae_lightning.metrics import log_prob
 from vae_lightning.metrics.classifier import accuracy, class_log_prob, frequencies, sum_out
 from vae_lightning.metrics.information import decompose_rate, decompose_rate_by_class
-from vae_lightning.models import VAE
+from vae_lightning.models import VAE, Frozen
 from vae_lightning.nets import MLP, ConvDecoder, ConvEncoder, GaussianNoise
 from vae_lightning.report.results import Results
 
@@ -222,6 +222,23 @@ def test_the_rate_comes_apart_within_each_class() -> None:
         assert abs(value - expected) < 4 * error
     assert found.rate[0] == pytest.approx(found.mutual_information[0] + found.prior_hole[0])
     assert found.mutual_information[0] <= np.log(20) + 1e-9  # the most that 20 images a class can show
+
+
+def test_classes_of_different_rates_widen_its_error() -> None:
+    """The error is that of the mean over all images, whose rates differ most from class to class."""
+    model, given, _ = linear_gaussian()
+    with torch.no_grad():
+        model.encoder.encoder.mu.weight[:, 18:] += 6.0
+    found, rate = decompose_rate_by_class(model, [given]).rate, model.trace(given).kl().detach()
+    assert rate[given["label"] == 2].mean() > 3 * rate[given["label"] == 0].mean()
+    assert found[0] == pytest.approx(rate.mean().item(), rel=0.1)
+    assert found[1] == pytest.approx((rate.std() / len(rate) ** 0.5).item(), rel=0.15)
+
+
+def test_a_frozen_model_says_as_it_did_what_its_density_is() -> None:
+    for told in ({"likelihood": False, "prior": False}, {}):
+        model = vae(**told)
+        assert Frozen.of(model, SPEC).is_conditional == model.is_conditional == (not told)
 
 
 @pytest.mark.parametrize("source", [MNIST, FashionMNIST, KMNIST, CIFAR10], ids=lambda source: source.__name__)
