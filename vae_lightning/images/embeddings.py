@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from vae_lightning.core import ImageTextModel
+from vae_lightning.core import ImageTextModel, image_of
 from vae_lightning.data import Images
 from vae_lightning.data.source import sha256
 from vae_lightning.files import write_atomically
@@ -40,7 +40,7 @@ def embedded(model: ImageTextModel, images: Images, folder: Path, batch_size: in
         kept: Tensor = torch.load(file, map_location="cpu", weights_only=True)
         return kept
     device = next(model.parameters()).device
-    found = torch.cat([model.embed_image(part["image"].to(device)).cpu() for part in images.batches(batch_size)])
+    found = torch.cat([model.embed_image(image_of(part).to(device)).cpu() for part in images.batches(batch_size)])
     with suppress(OSError):
         write_atomically(file, lambda stream: torch.save(found, stream))
     return found

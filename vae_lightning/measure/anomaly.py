@@ -148,7 +148,7 @@ def tell_apart(
         num_samples: importance samples of -log p(x).
         device: where the model is.
         background: a model of what both kinds of images share, whose -log p(x) is taken off (Ren et al. 2019).
-        p_y: the classes' frequencies, (C,), for a model that needs labels, which odd images have not.
+        p_y: the classes' frequencies, (C,), for a model that needs labels, which the other images have not.
     """
     section = Section("Area under the ROC curve: out-of-distribution images against the model's own")
     ours, theirs = (scores(model, images, levels, num_samples, device, background, p_y) for images in (normal, ood))
@@ -157,7 +157,9 @@ def tell_apart(
             value, error = auroc(ours[name], theirs[name])
             section.add(f"auroc_{name}", label, (100 * value, 100 * error), "%", "higher")
     if "label" in model.needs:
-        section.notes.append("Odd images have no class of the model's: the classes are summed out, by their frequency.")
+        section.notes.append(
+            "The other images have no class of the model's: the classes are summed out, by their frequency."
+        )
     for name in ("elbo", "log_prob", "distortion"):
         if name in ours and (value := auroc(ours[name], theirs[name]).value) < 0.5 and math.isfinite(value):
             section.notes.append(
