@@ -186,6 +186,11 @@ def test_search_finds_what_is_asked_for(cli: Callable, monkeypatch: pytest.Monke
     assert cosines == sorted(cosines, reverse=True)
     assert (run / "search.png").is_file()
     assert len(list((run / "embeddings").glob("*.pt"))) == 1
+    (kept,) = (run / "embeddings").glob("*.pt")
+    kept.write_bytes(kept.read_bytes()[:1000])
+    again = cli("search", "a seven", "--ckpt_path", run, "-n", 10)
+    assert "got a damaged file, which is written anew" in again.out
+    assert again.out.endswith(found.out)
     monkeypatch.setattr(DualEncoder, "embed_image", None)  # kept: nothing is embedded again
     assert cli("search", "a seven", "--ckpt_path", run, "-n", 10).out == found.out
     refused = cli("search", "a sevn", "--ckpt_path", run)

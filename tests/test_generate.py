@@ -111,3 +111,4 @@ def test_commands_draw_their_grids_or_say_why_not(cli: Callable, chain: Path) ->
         assert done.status == 1, command
         assert said in done.error, done.error
         assert not Path("x.png").exists()
+    assert "use vae-lightning generate" in cli("sample", "--ckpt_path", chain).error

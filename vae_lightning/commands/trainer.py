@@ -209,6 +209,11 @@ class CommandTrainer(Trainer):
         """The classes to draw from: none for a model that does not generate by class, where no label is given."""
         if not trained.latent_model.is_conditional:
             return [] if label is None else [0]
+        if "label" not in (needs := trained.latent_model.needs):
+            raise ValueError(
+                f"sample: expected a model of images, by class or not, got {type(trained.latent_model).__name__}, which "
+                f"is told a {needs[0]}: use vae-lightning generate."
+            )
         if label is None:
             return list(range(trained.spec.require_classes("sample")))
         return [trained.spec.class_number(label)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import pickle
 from contextlib import suppress
 from pathlib import Path
 
@@ -37,8 +38,13 @@ def embedded(model: ImageTextModel, images: Images, folder: Path, batch_size: in
     """
     file = folder / "embeddings" / f"{digest(model)}-{sha256(images)}.pt"
     if file.is_file():
-        kept: Tensor = torch.load(file, map_location="cpu", weights_only=True)
-        return kept
+        try:
+            kept: Tensor = torch.load(file, map_location="cpu", weights_only=True)
+            return kept
+        except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
+            print(
+                f"{file}: expected kept embeddings, got a damaged file, which is written anew ({type(error).__name__})"
+            )
     device = next(model.parameters()).device
     found = torch.cat([model.embed_image(image_of(part).to(device)).cpu() for part in images.batches(batch_size)])
     with suppress(OSError):
