@@ -211,8 +211,8 @@ class CommandTrainer(Trainer):
             return [] if label is None else [0]
         if "label" not in (needs := trained.latent_model.needs):
             raise ValueError(
-                f"sample: expected a model of images, by class or not, got {type(trained.latent_model).__name__}, which "
-                f"is told a {needs[0]}: use vae-lightning generate."
+                f"sample: expected a model of images, by class or not, got {type(trained.latent_model).__name__}, "
+                f"which is told a {needs[0]}: use vae-lightning generate."
             )
         if label is None:
             return list(range(trained.spec.require_classes("sample")))
