@@ -19,11 +19,12 @@ def draw_curve(folder: Path, headline: str = "") -> Path | None:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(1, 2, figsize=(10, 3.5), layout="constrained")
     first = headline or next(iter(name.removeprefix("val/") for name in rows[0] if name.startswith("val/")), "loss")
-    parts = [name for name in ("rate", "distortion") if _logged(rows, f"val/{name}")] or [first]
-    panels = (([first], first), (parts, "nats/image" if parts != [first] else first))
-    for axis, (names, label) in zip(axes, panels, strict=True):
+    parts = [name for name in ("rate", "distortion") if _logged(rows, f"val/{name}")]
+    panels = [([first], first), (["loss"], "loss") if parts in ([], [first]) else (parts, "nats/image")]
+    panels = panels[: 1 if first == "loss" else 2]
+    figure, axes = plt.subplots(1, len(panels), figsize=(5 * len(panels), 3.5), layout="constrained", squeeze=False)
+    for axis, (names, label) in zip(axes[0], panels, strict=True):
         for what in names:
             for part, style in (("train", {"alpha": 0.4}), ("val", {"marker": "."})):
                 points = _logged(rows, f"{part}/{what}")
