@@ -15,11 +15,10 @@ from torch import Tensor
 from torch.distributions import Distribution, Independent, Normal
 
 from vae_lightning.conditionals import SiteDensity
-from vae_lightning.core import Batch, Draw, ImageTextModel, LatentModel, Shape, Spec, Story
+from vae_lightning.core import Batch, Delta, Draw, ImageTextModel, LatentModel, Shape, Spec, Story
 from vae_lightning.data import ImageData
 from vae_lightning.data.captioned import Captioned, DigitGrammar
 from vae_lightning.data.source import Images, ImageSource, Splits
-from vae_lightning.distributions import Delta
 from vae_lightning.measure.context import ModelAndData
 from vae_lightning.measure.text2image.chain import Chain
 from vae_lightning.measure.text2image.embeddings import prior

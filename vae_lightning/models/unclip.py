@@ -9,8 +9,7 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from vae_lightning.conditionals import Diffusion, SiteDensity, SiteFactory
-from vae_lightning.core import Batch, Draw, LatentModel, Site, Spec, Story, rows, seeded, traced
-from vae_lightning.distributions import Delta
+from vae_lightning.core import Batch, Delta, Draw, LatentModel, Site, Spec, Story, rows, seeded, traced
 from vae_lightning.models.frozen import Frozen, FrozenImageText
 
 CHUNK = 500

@@ -138,7 +138,8 @@ class Traversals(Picture):
 
 
 class Interpolations(Picture):
-    """Each row goes in a straight line from one held-out image's code to another's; the originals stand at its ends."""
+    """Each row goes in a straight line from one held-out image's code to another's; the originals stand at its ends. A
+    model that is told labels is told that of the nearer end."""
 
     section = "latent"
 
@@ -156,8 +157,11 @@ class Interpolations(Picture):
         start, end = codes[:pairs], codes[pairs : 2 * pairs]
         t = torch.linspace(0, 1, self.columns, device=image.device)[:, None]
         z = torch.lerp(start[:, None], end[:, None], t)  # (pairs, columns, d)
-        given = {name: value[:pairs].repeat_interleave(self.columns, 0) for name, value in without_image(batch).items()}
+        near = (
+            torch.where(t[:, 0] < 0.5, 0, pairs) + torch.arange(pairs, device=image.device)[:, None]
+        )  # the nearer end
+        given = rows(without_image(batch), near.flatten())
         draw = Given({site.name: z.flatten(0, 1)}, PriorMean((pairs * self.columns,)))
         means = model(draw, given).mean.unflatten(0, (pairs, self.columns))
-        rows = torch.cat([image[:pairs, None], means, image[pairs : 2 * pairs, None]], 1)
-        return rows.flatten(0, 1), self.columns + 2
+        lines = torch.cat([image[:pairs, None], means, image[pairs : 2 * pairs, None]], 1)
+        return lines.flatten(0, 1), self.columns + 2
