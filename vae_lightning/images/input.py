@@ -79,10 +79,10 @@ def _by_name(form: Form, spec: Spec, source: str) -> Form:
                 )
         labels = tuple(classes.index(form.classes[label]) for label in form.labels)
         return replace(form, labels=labels, classes=classes)
-    if odd := [label for label in form.labels if not 0 <= label < len(classes)]:
+    if unknown := [label for label in form.labels if not 0 <= label < len(classes)]:
         raise ValueError(
-            f"{source}: expected labels 0..{len(classes) - 1}, the numbers of the model's classes, got {odd[0]}: give "
-            f"those of {', '.join(classes[:10])} in this order."
+            f"{source}: expected labels 0..{len(classes) - 1}, the numbers of the model's classes, got {unknown[0]}: "
+            f"give those of {', '.join(classes[:10])} in this order."
         )
     return replace(form, classes=classes)
 
@@ -142,7 +142,10 @@ def _load(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
         if isinstance(found, np.ndarray):
             return found, None
         with found:
-            return found["image"], found.get("label")
+            image, label = (found.get(name) for name in ("image", "label"))
+            if image is None:
+                raise KeyError(f"arrays {', '.join(found)}")
+            return image, label
     except FileNotFoundError:
         raise FileNotFoundError(f"{path}: expected an array of images, got nothing there.") from None
     except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
@@ -159,10 +162,10 @@ def _integers(image: Tensor, levels: int, sources: list[str]) -> tuple[Tensor, i
         ValueError: values that the model gives no probability.
     """
     if levels == 2 and image.max() > 1:
-        odd = ((image != 0) & (image != 255)).flatten(1).any(1)
-        if not odd.any():
+        grey = ((image != 0) & (image != 255)).flatten(1).any(1)
+        if not grey.any():
             return image // 255, 255
-        row = int(odd.nonzero()[0])
+        row = int(grey.nonzero()[0])
         got = f"the value {int(image[row][(image[row] != 0) & (image[row] != 255)][0])}"
         raise ValueError(
             f"{sources[min(row, len(sources) - 1)]}: expected binary images, all of them 0 and 255 or all of them 0 "
