@@ -74,6 +74,19 @@ class Chain:
         return tokens[self.caption]
 
     @cached_property
+    def new_order(self) -> Tensor | None:
+        """(N, T), token ids of a sentence for each image in the order of words that training has not seen, as chance
+        has it; None where some image has none."""
+        captions, flag = self.captions, self.captions.new_order.bool()
+        last = captions.first + captions.count - 1  # they are an image's last sentences
+        known = torch.cat([flag.new_zeros(1), flag]).cumsum(0)
+        count = known[last + 1] - known[captions.first]
+        if captions.tokens is None or not count.all():
+            return None
+        uniform = torch.rand(len(count), generator=torch.Generator().manual_seed(6), dtype=torch.float64)
+        return captions.tokens[last - (uniform * count).long()]
+
+    @cached_property
     def label(self) -> Tensor:
         """(N,), the classes of the real images."""
         label = self.tested.test.label
@@ -162,6 +175,11 @@ class Chain:
         """Of the captions, their own embeddings in the place of an image's."""
         return self.decoded({"embedding": self.text_embedding, "text": self.text_embedding})
 
+    def from_text(self, text: Tensor) -> Tensor:
+        """Of token ids (N, T), by the whole chain."""
+        embedded = self.embedded_text(text)
+        return self.decoded({"embedding": self.embeddings(embedded), "text": embedded})
+
     @cached_property
     def from_strange_words(self) -> Tensor:
         """Of the captions with the words' ids permuted, otherwise for each caption."""
@@ -169,8 +187,7 @@ class Chain:
         with seeded(4):
             mixed = torch.rand(len(self.text), spec.vocabulary - len(SPECIAL)).argsort(1) + len(SPECIAL)
         ids = torch.cat([torch.arange(len(SPECIAL)).expand(len(mixed), -1), mixed], 1)
-        text = self.embedded_text(ids.gather(1, self.text))
-        return self.decoded({"embedding": self.embeddings(text), "text": text})
+        return self.from_text(ids.gather(1, self.text))
 
     @cached_property
     def order(self) -> Tensor:
@@ -181,8 +198,7 @@ class Chain:
         """Of generating 64 images, from token ids on."""
         text = self.text[torch.arange(ASKED_FOR) % len(self.text)]
         start = time.perf_counter()
-        embedded = self.embedded_text(text)
-        self.decoded({"embedding": self.embeddings(embedded), "text": embedded})
+        self.from_text(text)
         return time.perf_counter() - start
 
     # -- who judges ----------------------------------------------------------------------------------------------------
