@@ -91,7 +91,7 @@ def _plain(experiment: Experiment, data: ImageData, folder: Path) -> Results:
         made = {"generated": evaluation.generated}
         if evaluation.generated:
             tested = ModelAndData(experiment.latent_model, data, experiment.device, folder)
-            sections += text2image.studies(tested, evaluation.generated)
+            sections += text2image.studies(tested, evaluation.generated, evaluation.attributes)
     sections += retrieval(evaluation, experiment.latent_model, data, experiment.device)
     kept = {name: values.numpy() for name, values in evaluation.per_image.items()}
     return Results(str(folder), evaluation.images, {**settings(experiment, data), **made}, sections, kept)
