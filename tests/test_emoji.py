@@ -106,6 +106,13 @@ def test_the_emoji_chain_trains_and_is_judged(cli: Callable, people: Path, monke
         assert done.status == 0, (stage, done.err)
     runs = Path("runs/text2image_emoji")
     assert load_model(str(runs / "decoder")).generate("woman firefighter: dark skin tone", 2).shape == (1, 2, 3, 16, 16)
+    text = "firefighter: dark skin tone"
+    done = cli("generate", text, "-n", "2", "--nearest", "--ckpt_path", runs / "decoder", "-o", "near.png")
+    assert done.status == 0, done.err
+    with Image.open("near.png") as picture:
+        assert picture.width == picture.height  # two images, and below them their two nearest
+    lines = done.out.splitlines()
+    assert len(lines[lines.index(f"{text}:") + 1 : -1]) == 2
     assert cli("test", "--ckpt_path", runs / "clip").status == 0
     found = rows(runs / "clip")
     assert "15 nearest" not in json.dumps(found)
