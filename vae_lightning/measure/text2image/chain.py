@@ -20,6 +20,7 @@ from vae_lightning.data.captioned import Captioned
 from vae_lightning.data.captions import NEW_COMBINATION, Captions
 from vae_lightning.measure.context import ModelAndData
 from vae_lightning.metrics.samples import Classifier, in_batches, train_classifier
+from vae_lightning.metrics.text2image import Attributes
 from vae_lightning.models import UnCLIP
 from vae_lightning.tokens import SPECIAL
 
@@ -37,18 +38,22 @@ class Chain:
     tested: the model and its data; the captions of its test images have tokens.
     model: the same model, in evaluation mode.
     generated: images that are made at most.
+    attributes: what its captions say, where that is known.
+    rows: numbers of the test images whose captions are asked for; None for `generated` ones, evenly over all.
     """
 
     tested: ModelAndData
     model: UnCLIP
     generated: int
+    attributes: Attributes | None = None
+    rows: Tensor | None = None
 
     # -- what is asked for ---------------------------------------------------------------------------------------------
 
     @cached_property
     def chosen(self) -> Tensor:
         """(N,), numbers of the test images whose captions are asked for."""
-        return self.tested.test_rows(self.generated)
+        return self.tested.test_rows(self.generated) if self.rows is None else self.rows
 
     @cached_property
     def captions(self) -> Captions:
