@@ -11,7 +11,7 @@ BLUR := $(addsuffix -standard_normal,$(LIKELIHOODS)) gaussian-gaussian_mixture d
 
 CHAIN := vae clip prior decoder
 
-.PHONY: help install demo rd blur text2image text2image-digits codec test test-full bench lint format clean
+.PHONY: help install demo rd blur text2image text2image-digits text2image-emoji codec test test-full bench lint format clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -52,6 +52,18 @@ text2image text2image-digits:
 	  touch $$runs/$$stage/finished; \
 	done; \
 	$(RUN) generate "a thick left-slanted seven" "a thin upright three" "a right-slanted nine" -n 8 --ckpt_path $$runs/decoder
+
+text2image-emoji: $(STAMP) ## The same on emoji, EMOJI=DIR that holds images/ and captions.csv, in runs/text2image_emoji (40 minutes of one core)
+	@test -f "$(EMOJI)/captions.csv" || { echo "expected EMOJI=DIR with images/ and captions.csv: unpack emoji-64.tar.gz"; exit 1; }
+	set -e; runs=runs/text2image_emoji; \
+	for stage in $(CHAIN); do \
+	  test -f $$runs/$$stage/finished && continue; \
+	  if test -f $$runs/$$stage/checkpoints/last.ckpt; then $(RUN) fit --ckpt_path $$runs/$$stage; \
+	  else rm -rf $$runs/$$stage; $(RUN) fit -c configs/text2image/emoji/data.yaml -c configs/text2image/emoji/$$stage.yaml \
+	    --data.source.folder.path "$(EMOJI)/images"; fi; \
+	  touch $$runs/$$stage/finished; \
+	done; \
+	$(RUN) generate "woman firefighter: medium-dark skin tone" "judge: dark skin tone" -n 8 --nearest --ckpt_path $$runs/decoder
 
 codec: $(STAMP) ## Compress the test images of the digits and what is trained of docs/compression.md, or of RUNS="runs/a runs/b"
 	@test -d runs/digits || $(RUN) fit --config configs/experiment/digits.yaml

@@ -70,6 +70,10 @@ def test_images_held_out_by_their_captions(pictures: Path) -> None:
     assert [text == "a blue cat" for text in test.texts()] == test.held_out.bool().tolist()
     assert int(test.held_out.sum()) == 5
     assert sum(map(len, data.splits.values())) == 30
+    meanings = {part.captions.meanings for part in data.splits.values()}
+    assert len(meanings) == 1  # a caption has one number in all splits
+    for part in data.splits.values():
+        assert [part.captions.meanings[i] for i in part.captions.meaning.tolist()] == part.captions.texts()
     with pytest.raises(ValueError, match="expected regular expressions"):
         own(pictures, held_out=["("])
     with pytest.raises(ValueError, match="expected captioned images for train, got none"):

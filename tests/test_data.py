@@ -108,6 +108,21 @@ def test_flips_only_in_training() -> None:
     assert 0 < mirrored.sum() < len(image)
 
 
+def test_shifts_only_in_training_and_each_image_by_its_own() -> None:
+    data = loaded(Generated(), shift=2)
+    image = data.splits["train"].image
+    assert torch.equal(data.on_after_batch_transfer({"image": image}, 0)["image"], image.float())
+    data.trainer = SimpleNamespace(training=True)  # type: ignore[assignment]
+    moved = data.on_after_batch_transfer({"image": image}, 0)["image"]
+    padded = torch.nn.functional.pad(image.float(), (2,) * 4, mode="replicate")
+    height, width = image.shape[2:]
+    places = [(y, x) for y in range(5) for x in range(5)]
+    same = [(moved == padded[:, :, y : y + height, x : x + width]).flatten(1).all(1) for y, x in places]
+    found = torch.stack(same)
+    assert found.any(0).all()  # each is one of the 25 windows
+    assert found.any(1).sum() > 15  # and most windows come
+
+
 @pytest.mark.parametrize(
     ("settings", "match"),
     [
@@ -116,6 +131,7 @@ def test_flips_only_in_training() -> None:
         ({"val_size": 0}, "a share below 1, got 0"),
         ({"val_size": 1.5}, "a share below 1, got 1.5"),
         ({"batch_size": 0}, "at least 1"),
+        ({"shift": -1}, "a shift of at least 0 pixels, got 16, 512 and -1"),
     ],
 )
 def test_impossible_settings_are_refused(settings: dict, match: str) -> None:

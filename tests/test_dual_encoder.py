@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from tests.conftest import REPOSITORY
 from vae_lightning.core import ImageTextModel, Spec
 from vae_lightning.metrics import Retrieval
-from vae_lightning.models import DualEncoder, OpenClipImage, OpenClipText, TextTransformer
+from vae_lightning.models import BagOfWords, DualEncoder, OpenClipImage, OpenClipText, TextTransformer
 from vae_lightning.nets import VisionTransformer
 from vae_lightning.objectives import Contrastive
 from vae_lightning.objectives.contrastive import contrastive_loss, of_all_processes
@@ -109,6 +109,17 @@ def test_text_is_read_at_its_end_and_blind_to_padding() -> None:
         changed = text.clone()
         changed[0, place] = 6 if text[0, place] != 6 else 7
         assert (tower(changed) - tower(text)).abs().max() > 1e-4
+
+
+def test_a_bag_of_words_knows_words_and_not_their_order() -> None:
+    tower = BagOfWords(TEXT, width=16).eval()
+    text = Tokens(TEXT).encode(["a thin one", "thin one a", "a thick one"])
+    with torch.no_grad():
+        a, turned, other = tower(text)
+        torch.testing.assert_close(a, turned)
+        torch.testing.assert_close(a, tower(text[:1, : int((text[0] == 2).nonzero()) + 1])[0])  # blind to padding
+    assert (a - other).abs().max() > 1e-3
+    assert tower(torch.tensor([[1, 2, 0]])).isfinite().all()  # no word at all
 
 
 def test_patches_have_places() -> None:

@@ -12,12 +12,14 @@ import torch
 from tests.conftest import REPOSITORY
 from vae_lightning import load_model
 from vae_lightning.commands.main import main
+from vae_lightning.conditionals import AutoregressivePrior
 from vae_lightning.core import PosteriorMean
 from vae_lightning.images.pictures import save_picture
 from vae_lightning.models.edits import held, interpolated, shown, slerp, variations
 from vae_lightning.trained import TrainedModel
 
 STAGES = ("vae", "clip", "prior", "decoder")
+OTHER_PRIOR = "prior_autoregressive"
 TEXTS = ["a thick left-slanted seven", "a thin upright three"]
 
 
@@ -30,6 +32,10 @@ def chain(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for stage in STAGES:
             config = REPOSITORY / "configs" / "text2image" / "digits" / f"{stage}.yaml"
             assert main(["fit", "-c", str(config), "--trainer.max_epochs=2"]) == 0, stage
+        other = (REPOSITORY / "configs" / "text2image" / "mnist" / f"{OTHER_PRIOR}.yaml").read_text()
+        other = other.replace("text2image_mnist", "text2image_digits").replace("source: MNIST", "source: Digits")
+        Path("other.yaml").write_text(other.replace("val_size: 3000", "val_size: 200"))
+        assert main(["fit", "-c", "other.yaml", "--trainer.max_epochs=2"]) == 0
     run = place / "runs" / "text2image_digits"
     for stage in STAGES[:-1]:
         shutil.rmtree(run / stage)
@@ -52,9 +58,19 @@ def test_a_last_checkpoint_alone_generates(trained: TrainedModel) -> None:
     assert images[0].std(0).max() > 0  # not the same one three times
 
 
+def test_the_other_prior_generates_by_the_decoder_that_is_there(chain: Path, trained: TrainedModel) -> None:
+    other = load_model(str(chain.parent / OTHER_PRIOR))
+    assert isinstance(other.text_to_image.prior, AutoregressivePrior)
+    weights = trained.text_to_image.decoder.state_dict()
+    frozen = other.text_to_image.decoder.part.state_dict()
+    assert frozen.keys() == weights.keys()
+    assert all(torch.equal(value, weights[name]) for name, value in frozen.items())
+    assert other.generate(TEXTS, 3).shape == (2, 3, 1, 8, 8)
+
+
 def test_the_mnist_chain_parses_as_the_digits_does() -> None:
     folder = REPOSITORY / "configs" / "text2image"
-    assert {path.stem for path in (folder / "mnist").glob("*.yaml")} == set(STAGES)
+    assert {path.stem for path in (folder / "mnist").glob("*.yaml")} == {*STAGES, OTHER_PRIOR}
     for stage in STAGES[2:]:
         digits, mnist = ((folder / name / f"{stage}.yaml").read_text() for name in ("digits", "mnist"))
         same = digits.replace("text2image_digits", "text2image_mnist").replace("source: Digits", "source: MNIST")

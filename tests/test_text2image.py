@@ -234,6 +234,9 @@ class Made:
         self.towers = Towers(self.data.spec.require_text("a test").vocabulary)
         tokens = self.data.splits["test"].captions.meaning_tokens
         self.text = self.towers.embed_text(tokens[self.number])
+        train = self.data.splits["train"].captions
+        assert train is not None
+        self.said = set(train.said())
 
     def chain(self, folder: Path, which: Tensor | None = None, blind: bool = False) -> Chain:
         """Of a model that knows some of the pool."""
@@ -313,6 +316,31 @@ def test_a_perfect_model_reaches_its_ceilings(made: Made, tmp_path: Path) -> Non
     assert found["chain_frechet_chain"].mean < 0.2 * found["chain_frechet_text_embedding"].mean
     assert found["nearest_chain"].mean == pytest.approx(found["nearest_real"].mean, abs=0.05)
     assert found["generation_seconds"].mean > 0
+
+
+def test_the_held_out_order_of_words_asks_for_the_same(made: Made, tmp_path: Path) -> None:
+    """Each image gets a sentence of its own caption in the order that no training caption has."""
+    chain = made.chain(tmp_path)
+    sentences, tokens = chain.captions.sentences, chain.captions.tokens
+    assert chain.new_order is not None
+    assert tokens is not None
+    number = (chain.new_order[:, None] == tokens).all(2).int().argmax(1)
+    grammar = chain.source.grammar
+    assert len(number.unique()) > 300
+    for row, asked in zip(number.tolist(), chain.asked.tolist(), strict=True):
+        assert sentences[row] in grammar.sentences(tuple(asked), grammar.new_order)
+        assert sentences[row] not in made.said
+    assert {"caption_class_new_order", "caption_all_new_order"} <= rows(captions(chain)).keys()
+
+
+def test_few_held_out_images_are_told_of_and_not_told_apart(made: Made, tmp_path: Path) -> None:
+    chain = made.chain(tmp_path)
+    few = Chain(chain.tested, chain.model, 200)
+    count = int(few.held_out.sum())
+    assert 0 < count < 100
+    section = prior(few)
+    assert "two_sample_held_out" not in rows(section)
+    assert any(f"the test looked at {count}" in note for note in section.notes)
 
 
 def test_a_collapsed_model_is_always_right_and_has_no_spread(made: Made, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ where it is used."""
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -40,19 +41,48 @@ class Opened(NamedTuple):
 
 
 def generate(command: str, given: list[str]) -> None:
-    """vae-lightning generate TEXT... --ckpt_path RUN [-n N] [--draw] [--seed S] [-o FILE.png] [--device D]"""
+    """vae-lightning generate TEXT... --ckpt_path RUN [-n N] [--draw] [--nearest] [--seed S] [-o FILE.png] [--device]"""
     from vae_lightning.commands.trainer import require_some
 
     parser = _parser(command, "Images of what texts say, a row or more a text.")
     parser.add_argument("text", metavar="TEXT", nargs="+", help='such as "a thick left-slanted seven"')
     parser.add_argument("-n", "--num_samples", type=int, default=8, help="images of each text")
     parser.add_argument("--draw", action="store_true", help="draw from p(x|z) in place of its mean")
+    nearest = "below the images of each text the training image that each is nearest to; reads the run's data"
+    parser.add_argument("--nearest", action="store_true", help=nearest)
     options = parser.parse_args(given)
     require_some("num_samples", options.num_samples)
     opened = _open(options, "generate")
-    columns = options.num_samples if len(options.text) > 1 else round(options.num_samples**0.5) or 1
     images = opened.trained.generate(options.text, options.num_samples, options.draw)
+    if options.nearest:
+        _show_nearest(opened, options.text, images)
+        return
+    columns = options.num_samples if len(options.text) > 1 else round(options.num_samples**0.5) or 1
     opened.save(images.flatten(0, 1), columns)
+
+
+def _show_nearest(opened: Opened, texts: Sequence[str], images: Tensor) -> None:
+    """Images (texts, n, C, H, W), each row above the training images that they are nearest to, whose captions and
+    distances, of pixels in [0, 1], are printed."""
+    import torch
+
+    from vae_lightning.images.input import read_data
+    from vae_lightning.metrics.samples import nearest_distances
+
+    data = read_data(opened.checkpoint)
+    data.check_matches(opened.trained.spec)
+    train = data.fixed("train")
+    found = nearest_distances(images.flatten(0, 1).cpu(), train.image)
+    near = train[found.indices]
+    said = [""] * len(near) if near.captions is None else near.captions.texts()
+    count = images.shape[1]
+    print(f"{'distance':>8}  nearest training image")
+    for i, text in enumerate(texts):
+        print(f"{text}:")
+        for row in range(i * count, (i + 1) * count):
+            print(f"{found.distances[row].item() / (opened.trained.spec.levels - 1):8.2f}  {said[row]}".rstrip())
+    both = torch.stack((images.cpu(), near.image.view(images.shape).float()), 1)
+    opened.save(both.flatten(0, 2), count)
 
 
 def variations(command: str, given: list[str]) -> None:

@@ -16,6 +16,7 @@ from vae_lightning.core import Spec, TextSpec
 from vae_lightning.data.batches import (
     Batches,
     InMemory,
+    augmented,
     binarization_entropy,
     binarize,
     binarized,
@@ -52,6 +53,7 @@ class ImageData(LightningDataModule):
         dynamic_binarization: Bernoulli(grey / (levels - 1)) for each pixel: drawn afresh at every visit in training,
             once and for all in validation and test. The data then have 2 levels.
         horizontal_flip: mirrors half of the training images at random.
+        shift: pixels up to which each training image is moved at random, both ways; what comes in repeats the edge.
         download: fetch what is missing where torchvision knows how.
         columns: what batches hold beside the images, where it is there: label, text, and in validation and test caption
             (B, T), the one of `Captions.meanings`, meaning (B,), its number, held_out (B,); null for label and text.
@@ -70,14 +72,16 @@ class ImageData(LightningDataModule):
         split_seed: int = 0,
         dynamic_binarization: bool = False,
         horizontal_flip: bool = False,
+        shift: int = 0,
         download: bool = True,
         columns: list[Column] | None = None,
         bpe: int | None = None,
         text: TextSpec | None = None,
     ) -> None:
         super().__init__()
-        if batch_size < 1 or eval_batch_size < 1:
-            raise ValueError(f"data: expected batch sizes of at least 1, got {batch_size} and {eval_batch_size}.")
+        if batch_size < 1 or eval_batch_size < 1 or shift < 0:
+            got = f"{batch_size}, {eval_batch_size} and {shift}"
+            raise ValueError(f"data: expected batch sizes of at least 1 and a shift of at least 0 pixels, got {got}.")
         if val_size <= 0 or (val_size > 1 and val_size != int(val_size)):
             raise ValueError(f"data.val_size: expected a number of images, or a share below 1, got {val_size}.")
         if dynamic_binarization and source.levels == 2:
@@ -88,11 +92,10 @@ class ImageData(LightningDataModule):
         self.source, self.root = source, find_root(root)
         source.find(self.root)
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
-        self.val_size, self.split_seed = val_size, split_seed
+        self.val_size, self.split_seed, self.shift = val_size, split_seed, shift
         self.dynamic_binarization, self.horizontal_flip, self.download = dynamic_binarization, horizontal_flip, download
         self.columns, self.bpe, self.text = None if columns is None else tuple(columns), bpe, text
-        self.seed = torch.initial_seed()
-        self.splits: dict[str, Images] = {}
+        self.seed, self.splits = torch.initial_seed(), dict[str, Images]()
         self._val_index: Tensor | None = None
         self.binarization_entropy: Tensor | None = None
         """Of each test image, nats, (N,), where the data are binarised here: the part of -log p(x) that no model of the
@@ -192,9 +195,7 @@ class ImageData(LightningDataModule):
     def on_after_batch_transfer(self, batch: dict[str, Tensor], dataloader_idx: int) -> dict[str, Tensor]:
         image = batch["image"]
         if self.trainer is not None and self.trainer.training:
-            if self.horizontal_flip:
-                flip = torch.rand(len(image), 1, 1, 1, device=image.device) < 0.5
-                image = torch.where(flip, image.flip(-1), image)
+            image = augmented(image, self.horizontal_flip, self.shift)
             if self.dynamic_binarization:
                 image = binarize(image, self.source.levels)
         return {**batch, "image": image.float()}

@@ -17,6 +17,7 @@ from vae_lightning.measure.context import ModelAndData
 from vae_lightning.measure.labelled import by_class
 from vae_lightning.measure.studies import studies
 from vae_lightning.measure.text2image import studies as text2image
+from vae_lightning.measure.text2image.retrieval import retrieval
 from vae_lightning.metrics import (
     ImageEvaluation,
     SiteEvaluation,
@@ -90,7 +91,8 @@ def _plain(experiment: Experiment, data: ImageData, folder: Path) -> Results:
         made = {"generated": evaluation.generated}
         if evaluation.generated:
             tested = ModelAndData(experiment.latent_model, data, experiment.device, folder)
-            sections += text2image.studies(tested, evaluation.generated)
+            sections += text2image.studies(tested, evaluation.generated, evaluation.attributes)
+    sections += retrieval(evaluation, experiment.latent_model, data, experiment.device)
     kept = {name: values.numpy() for name, values in evaluation.per_image.items()}
     return Results(str(folder), evaluation.images, {**settings(experiment, data), **made}, sections, kept)
 

@@ -15,6 +15,7 @@ from vae_lightning.metrics.estimators.importance import importance
 from vae_lightning.metrics.estimators.pareto import FEWEST, TOO_HEAVY, tail_length
 from vae_lightning.metrics.estimators.refinement import refined
 from vae_lightning.metrics.mean import MeanWithError, from_all_processes
+from vae_lightning.metrics.text2image.attributes import Attributes
 
 SMALLEST_SSIM = 11
 """Side of the window that structural similarity is taken over (Wang et al. 2004)."""
@@ -210,14 +211,16 @@ class SiteEvaluation(Evaluation):
         sites: their names, in the story's order; checkpoints follow the last one's.
         generated: images that the test of a text-to-image model generates, as many of each caption as its test images
             have, and studies; 0 for none, 10000 for figures that are to be told.
+        attributes: what a text-to-image model's captions say, for judges of these attributes in the test; null for
+            none.
     """
 
-    def __init__(self, sites: list[str], generated: int = 2000) -> None:
+    def __init__(self, sites: list[str], generated: int = 2000, attributes: Attributes | None = None) -> None:
         if not sites:
             raise ValueError("SiteEvaluation.sites: expected at least one site's name, got none.")
         if generated < 0:
             raise ValueError(f"SiteEvaluation.generated: expected at least 0, got {generated}.")
-        self.sites, self.generated = list(sites), generated
+        self.sites, self.generated, self.attributes = list(sites), generated, attributes
         super().__init__()
 
     def headline(self, model: Model, batch: Batch) -> Headline:

@@ -6,6 +6,7 @@ Legend of shapes: N images of a pass, U different captions among theirs, E numbe
 from __future__ import annotations
 
 import math
+import re
 from typing import Literal
 
 import torch
@@ -54,11 +55,25 @@ class Retrieval(Evaluation):
     Args:
         templates: prompts with {} for the class; empty for no classification.
         class_names: words for the classes in the order of their labels; null for the data's own names.
+        among: a regular expression; the test then also measures how often an image finds its caption among all captions
+            of the data, of every split, in which it is found. Null leaves this out.
+
+    Raises:
+        ValueError: a template without {}, or `among` is no regular expression.
     """
 
-    def __init__(self, templates: list[str] = [], class_names: list[str] | None = None) -> None:  # noqa: B006
+    def __init__(
+        self,
+        templates: list[str] = [],  # noqa: B006
+        class_names: list[str] | None = None,
+        among: str | None = None,
+    ) -> None:
         if bad := [template for template in templates if template.count("{}") != 1]:
             raise ValueError(f"Retrieval.templates: expected prompts with one {{}} for the class, got {bad[0]!r}.")
+        try:
+            self.among = None if among is None else re.compile(among, re.IGNORECASE)
+        except re.error as error:
+            raise ValueError(f"Retrieval.among: expected a regular expression, got {among!r}: {error}.") from None
         self.templates, self.class_names = templates, class_names
         super().__init__()
 

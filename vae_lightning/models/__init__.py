@@ -13,12 +13,13 @@ from vae_lightning.models.frozen import (
 )
 from vae_lightning.models.frozen_site import FrozenSite
 from vae_lightning.models.open_clip import OpenClipImage, OpenClipText
-from vae_lightning.models.text_tower import TextTower, TextTransformer
+from vae_lightning.models.text_tower import BagOfWords, TextTower, TextTransformer
 from vae_lightning.models.unclip import UnCLIP
 from vae_lightning.models.vae import VAE
 
 __all__ = [
     "VAE",
+    "BagOfWords",
     "DualEncoder",
     "FromRun",
     "Frozen",

@@ -99,13 +99,17 @@ class CaptionedFolder(ImageSource):
         parts = self.folder.named(root, lambda name: self._is_held_out(self._of(name)))
         found: dict[str, Any] = {}
         missing: list[str] = []
+        of_all: list[list[str]] = []  # so that a caption has one number in all splits
+        held_out_of_all: list[bool] = []
         for part, (images, names) in parts.items():
             said = [self._of(name) for name in names]
             missing += [name for name, captions in zip(names, said, strict=True) if not captions]
             held_out = [self._is_held_out(captions) for captions in said]
             kept = [i for i, it in enumerate(said) if it and not (held_out[i] and part != "test")]
-            captions = Captions.of([said[i] for i in kept], [held_out[i] for i in kept])
-            found[part] = replace(images[torch.tensor(kept, dtype=torch.int64)], captions=captions)
+            rows = torch.arange(len(of_all), len(of_all) + len(kept))
+            of_all += [said[i] for i in kept]
+            held_out_of_all += [held_out[i] for i in kept]
+            found[part] = images[torch.tensor(kept, dtype=torch.int64)], rows
         if missing and not self.skip_uncaptioned:
             total, some = sum(len(names) for _, names in parts.values()), ", ".join(sorted(missing)[:5])
             raise ValueError(
@@ -115,12 +119,13 @@ class CaptionedFolder(ImageSource):
             )
         if missing:
             print(f"skipped {len(missing)} images without a caption: {', '.join(missing[:5])}")
-        if empty := [part for part, images in found.items() if not len(images)]:
+        if empty := [part for part, (images, _) in found.items() if not len(images)]:
             raise ValueError(
                 f"{self.folder.path}: expected captioned images for {empty[0]}, got none: write captions, or hold out "
                 "less with --data.source.held_out."
             )
-        return Splits(**found)
+        captions = Captions.of(of_all, held_out_of_all)
+        return Splits(**{part: replace(images, captions=captions[rows]) for part, (images, rows) in found.items()})
 
 
 def read_captions(file: Path, folder: Path) -> Said:

@@ -20,6 +20,7 @@ from vae_lightning.data.captioned import Captioned
 from vae_lightning.data.captions import NEW_COMBINATION, Captions
 from vae_lightning.measure.context import ModelAndData
 from vae_lightning.metrics.samples import Classifier, in_batches, train_classifier
+from vae_lightning.metrics.text2image import Attributes
 from vae_lightning.models import UnCLIP
 from vae_lightning.tokens import SPECIAL
 
@@ -37,18 +38,22 @@ class Chain:
     tested: the model and its data; the captions of its test images have tokens.
     model: the same model, in evaluation mode.
     generated: images that are made at most.
+    attributes: what its captions say, where that is known.
+    rows: numbers of the test images whose captions are asked for; None for `generated` ones, evenly over all.
     """
 
     tested: ModelAndData
     model: UnCLIP
     generated: int
+    attributes: Attributes | None = None
+    rows: Tensor | None = None
 
     # -- what is asked for ---------------------------------------------------------------------------------------------
 
     @cached_property
     def chosen(self) -> Tensor:
         """(N,), numbers of the test images whose captions are asked for."""
-        return self.tested.test_rows(self.generated)
+        return self.tested.test_rows(self.generated) if self.rows is None else self.rows
 
     @cached_property
     def captions(self) -> Captions:
@@ -72,6 +77,19 @@ class Chain:
         tokens = self.captions.meaning_tokens
         assert tokens is not None
         return tokens[self.caption]
+
+    @cached_property
+    def new_order(self) -> Tensor | None:
+        """(N, T), token ids of a sentence for each image in the order of words that training has not seen, as chance
+        has it; None where some image has none."""
+        captions, flag = self.captions, self.captions.new_order.bool()
+        last = captions.first + captions.count - 1  # they are an image's last sentences
+        known = torch.cat([flag.new_zeros(1), flag]).cumsum(0)
+        count = known[last + 1] - known[captions.first]
+        if captions.tokens is None or not count.all():
+            return None
+        uniform = torch.rand(len(count), generator=torch.Generator().manual_seed(6), dtype=torch.float64)
+        return captions.tokens[last - (uniform * count).long()]
 
     @cached_property
     def label(self) -> Tensor:
@@ -162,6 +180,11 @@ class Chain:
         """Of the captions, their own embeddings in the place of an image's."""
         return self.decoded({"embedding": self.text_embedding, "text": self.text_embedding})
 
+    def from_text(self, text: Tensor) -> Tensor:
+        """Of token ids (N, T), by the whole chain."""
+        embedded = self.embedded_text(text)
+        return self.decoded({"embedding": self.embeddings(embedded), "text": embedded})
+
     @cached_property
     def from_strange_words(self) -> Tensor:
         """Of the captions with the words' ids permuted, otherwise for each caption."""
@@ -169,8 +192,7 @@ class Chain:
         with seeded(4):
             mixed = torch.rand(len(self.text), spec.vocabulary - len(SPECIAL)).argsort(1) + len(SPECIAL)
         ids = torch.cat([torch.arange(len(SPECIAL)).expand(len(mixed), -1), mixed], 1)
-        text = self.embedded_text(ids.gather(1, self.text))
-        return self.decoded({"embedding": self.embeddings(text), "text": text})
+        return self.from_text(ids.gather(1, self.text))
 
     @cached_property
     def order(self) -> Tensor:
@@ -181,8 +203,7 @@ class Chain:
         """Of generating 64 images, from token ids on."""
         text = self.text[torch.arange(ASKED_FOR) % len(self.text)]
         start = time.perf_counter()
-        embedded = self.embedded_text(text)
-        self.decoded({"embedding": self.embeddings(embedded), "text": embedded})
+        self.from_text(text)
         return time.perf_counter() - start
 
     # -- who judges ----------------------------------------------------------------------------------------------------
