@@ -6,6 +6,8 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -14,15 +16,18 @@ from sklearn.datasets import load_digits
 from torch import Tensor
 from torch.distributions import Distribution, Independent, Normal
 
-from vae_lightning.conditionals import SiteDensity
+from tests.test_diffusion import MEAN, SCALE, Best
+from vae_lightning.conditionals import Diffusion, SiteDensity
 from vae_lightning.core import Batch, Delta, Draw, ImageTextModel, LatentModel, Shape, Spec, Story
 from vae_lightning.data import ImageData
 from vae_lightning.data.captioned import Captioned, DigitGrammar
 from vae_lightning.data.source import Images, ImageSource, Splits
+from vae_lightning.distributions import CosinePath, PredictVelocity, StraightPath
 from vae_lightning.measure.context import ModelAndData
 from vae_lightning.measure.text2image.chain import Chain
 from vae_lightning.measure.text2image.embeddings import prior
 from vae_lightning.measure.text2image.images import captions, decoder, distance, neighbours, spread
+from vae_lightning.measure.text2image.steps import STEPS, steps
 from vae_lightning.measure.text2image.studies import studies
 from vae_lightning.metrics.text2image import (
     cosine_to_others,
@@ -373,6 +378,31 @@ def test_a_decoder_that_follows_the_embedding_keeps_its_class(made: Made, tmp_pa
     assert found["swapped_embedding"].mean > 85
     assert found["swapped_text"].mean < 10
     assert found["real_embedding"].mean == found["real_embedding_text"].mean
+
+
+@pytest.mark.parametrize("path", [CosinePath(), StraightPath()], ids=["cosine", "straight"])
+def test_fewer_steps_of_the_best_denoiser_raise_the_cosine_and_take_the_spread(path: Any) -> None:
+    text = torch.tensor([[0.5, -1.0, 0.0]]).double().expand(2000, 3)  # in the direction of the mean
+
+    def exact(told: Mapping[str, Tensor]) -> Distribution:
+        net = lambda *_: Best(path, PredictVelocity())  # noqa: E731
+        return Diffusion((3,), {"text": 3}, net, path=path).double().eval()(told)
+
+    chain: Any = SimpleNamespace(
+        text_embedding=text,
+        real_embedding=MEAN + SCALE * torch.randn(2000, 3).double(),
+        caption=torch.zeros(2000, dtype=torch.int64),
+        model=SimpleNamespace(prior=exact),
+        tested=SimpleNamespace(device=torch.device("cpu")),
+    )
+    found = rows(steps(chain))
+    cosine, spread_of = (
+        [found[f"{name}_{n}_steps"].mean for n in STEPS] for name in ("cosine_text", "embedding_spread")
+    )
+    assert cosine == sorted(cosine, reverse=True)
+    assert spread_of == sorted(spread_of)
+    assert spread_of[0] < 0.02  # one step ends in the mean
+    assert 0.9 < spread_of[-1] < 1.02
 
 
 def test_studies_are_of_what_there_is(made: Made, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-from vae_lightning.core import FromPosterior, rows, seeded
+from vae_lightning.core import FromPosterior, image_of, rows, seeded
 from vae_lightning.data.captioned import Captioned
 from vae_lightning.data.captions import NEW_COMBINATION, Captions
 from vae_lightning.measure.context import ModelAndData
@@ -108,7 +108,9 @@ class Chain:
     def reconstructions(self) -> Tensor:
         """E[x|z] of a draw of the VAE's posterior: what the decoder would yield if it were perfect."""
         vae = self.model.vae
-        return self._images({"image": self.real}, lambda given: vae(FromPosterior(), {"image": given["image"].float()}))
+        return self._images(
+            {"image": self.real}, lambda given: vae(FromPosterior(), {"image": image_of(given).float()})
+        )
 
     def embedded(self, image: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, E)."""
