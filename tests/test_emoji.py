@@ -18,6 +18,10 @@ from torch import Tensor
 
 from tests.conftest import REPOSITORY
 from vae_lightning import load_model
+from vae_lightning.core import ImageTextModel
+from vae_lightning.data import CaptionedFolder, ImageData, ImageFolder
+from vae_lightning.measure.text2image.retrieval import retrieval
+from vae_lightning.metrics import Retrieval
 from vae_lightning.metrics.text2image import Attributes, ColourJudge
 
 CONFIGS = REPOSITORY / "configs" / "text2image" / "emoji"
@@ -135,6 +139,48 @@ def rows(run: Path) -> dict[str, dict]:
     return {
         row["name"]: row for part in json.loads((run / "results.json").read_text())["sections"] for row in part["rows"]
     }
+
+
+class Knowing(ImageTextModel):
+    """Finds the caption of an image by its pixels, or that of the image `by` places behind it."""
+
+    def __init__(self, data: ImageData, by: int = 0) -> None:
+        super().__init__()
+        self.words = torch.randn(100, 64, generator=torch.Generator().manual_seed(0))
+        self.known = {}
+        for part in map(data.fixed, ("train", "val", "test")):
+            assert part.captions is not None
+            assert part.captions.meaning_tokens is not None
+            tokens = part.captions.meaning_tokens[part.captions.meaning.roll(by)]
+            self.known |= {i.numpy().tobytes(): t for i, t in zip(part.image, tokens, strict=True)}
+
+    def embed_image(self, image: Tensor) -> Tensor:
+        return self.embed_text(torch.stack([self.known[i.to(torch.uint8).numpy().tobytes()] for i in image]))
+
+    def embed_text(self, text: Tensor) -> Tensor:
+        return torch.nn.functional.normalize(self.words[text].sum(1), dim=-1)
+
+    def inverse_temperature(self) -> Tensor:
+        return torch.ones(())
+
+
+def test_retrieval_looks_among_the_captions_that_are_described(people: Path, tmp_path: Path) -> None:
+    folder = ImageFolder(str(people / "images"), background=255)
+    held_out = [pattern.pattern for pattern in HELD_OUT]
+    data = ImageData(CaptionedFolder(folder, "../captions.csv", held_out=held_out), root=str(tmp_path), batch_size=8)
+    data.setup()
+    device, evaluation = torch.device("cpu"), Retrieval(among="skin tone$")
+    for by, right in ((0, 100), (1, 0)):
+        (section,) = retrieval(evaluation, Knowing(data, by), data, device)
+        found = {row.name: row for row in section.rows}
+        assert {row.mean for row in section.rows if row.name.startswith("recall_1")} == {right}
+        assert found["recall_1_held_out"].label.startswith("held-out images (21): ")  # seven roles, three persons
+        assert all("of 120" in row.label for row in section.rows)
+    assert retrieval(Retrieval(), Knowing(data), data, device) == []
+    (none,) = retrieval(Retrieval(among="unicorn"), Knowing(data), data, device)
+    assert none.notes == ["No caption is one that --model.evaluation.among describes."]
+    with pytest.raises(ValueError, match="expected a regular expression, got"):
+        Retrieval(among="(")
 
 
 # -- attributes and colours --------------------------------------------------------------------------------------------
