@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.conftest import REPOSITORY
+from tests.conftest import GENERATED, REPOSITORY
 from vae_lightning import load_model
 from vae_lightning.commands.main import main
 from vae_lightning.core import PosteriorMean
@@ -59,6 +59,35 @@ def test_the_mnist_chain_parses_as_the_digits_does() -> None:
         digits, mnist = ((folder / name / f"{stage}.yaml").read_text() for name in ("digits", "mnist"))
         same = digits.replace("text2image_digits", "text2image_mnist").replace("source: Digits", "source: MNIST")
         assert [line.split(":")[0] for line in same.splitlines()] == [line.split(":")[0] for line in mnist.splitlines()]
+
+
+def test_the_cifar10_chain_runs_a_step_on_generated_photographs(cli: Callable) -> None:
+    """Of a map of latents, whose own places the decoder keeps."""
+    source = "--data.source.init_args.source"
+    flags = [
+        f"{source}={GENERATED}",
+        f"{source}.shape=[3,32,32]",
+        f"{source}.count=60",
+        "--data.batch_size=8",
+        "--data.val_size=8",
+    ]
+    narrow = {
+        "vae": ["encoder.init_args.net.init_args.channels=[8,8]", "likelihood.init_args.net.init_args.channels=[8,8]"],
+        "clip": ["image_tower.init_args.channels=[8,8,8]"],
+        "prior": [],
+        "decoder": ["decoder.init_args.net.init_args.width=48", "decoder.init_args.net.init_args.depth=2"],
+        "decoder_pixels": ["decoder.init_args.net.init_args.width=48", "decoder.init_args.net.init_args.depth=2"],
+    }
+    for stage, settings in narrow.items():
+        config = REPOSITORY / "configs" / "text2image" / "cifar10" / f"{stage}.yaml"
+        small = [f"--model.latent_model.init_args.{setting}" for setting in settings]
+        done = cli("fit", "-c", config, *flags, *small, "--trainer.max_epochs=1", "--trainer.limit_train_batches=1")
+        assert done.status == 0, done.err
+    model = load_model("runs/text2image_cifar10/decoder").text_to_image
+    assert model.decoder.net.map_shape == (16, 8, 8)
+    for stage in ("decoder", "decoder_pixels"):
+        run = f"runs/text2image_cifar10/{stage}"
+        assert cli("generate", "a dark photo of a bird", "-n", "2", "--ckpt_path", run).status == 0
 
 
 def test_noise_makes_the_image_again(trained: TrainedModel) -> None:

@@ -12,6 +12,7 @@ from vae_lightning.conditionals import Diffusion, SiteDensity, SiteFactory
 from vae_lightning.core import Batch, Draw, LatentModel, Site, Spec, Story, rows, seeded, traced
 from vae_lightning.distributions import Delta
 from vae_lightning.models.frozen import Frozen, FrozenImageText
+from vae_lightning.models.pixels import Pixels
 
 CHUNK = 500
 """Images that are embedded at a time when the densities are fitted."""
@@ -29,7 +30,8 @@ class UnCLIP(LatentModel):
     Args:
         spec: of the images, with their text.
         clip: the image-text model.
-        vae: the VAE whose latent is decoded into; it tells a story of one latent and needs no labels.
+        vae: the VAE whose latent is decoded into; it tells a story of one latent and needs no labels. Null for the
+            pixels themselves, a map (C, H, W), which wants a decoder for maps.
         prior: (embedding's shape, {"text": E}) -> p(embedding | text).
         decoder: (latent's shape, {"embedding": E, "text": E}) -> p(z | embedding, text); null for the VAE's own prior,
             which knows of neither, while the prior alone is trained.
@@ -42,13 +44,13 @@ class UnCLIP(LatentModel):
         self,
         spec: Spec,
         clip: FrozenImageText,
-        vae: Frozen,
+        vae: Frozen | None,
         prior: SiteFactory = Diffusion,
         decoder: SiteFactory | None = Diffusion,
     ) -> None:
         super().__init__()
         for name, part in (("clip", clip), ("vae", vae)):
-            if (part.spec.image_shape, part.spec.levels) != (tuple(spec.image_shape), spec.levels):
+            if part is not None and (part.spec.image_shape, part.spec.levels) != (tuple(spec.image_shape), spec.levels):
                 raise ValueError(
                     f"UnCLIP.{name}: expected a run of images of shape {tuple(spec.image_shape)} with {spec.levels} "
                     f"levels, got one of {part.spec.image_shape} with {part.spec.levels}: choose another."
@@ -58,21 +60,23 @@ class UnCLIP(LatentModel):
                 "UnCLIP.clip: expected data whose captions have the tokens that it was trained with, got others: take "
                 "its data's settings, data.text among them."
             )
-        self.clip, self.vae = clip, vae
-        embedding, site = self._shapes(spec)
+        pixels = Pixels(spec)
+        self.clip = clip
+        self.vae: LatentModel = pixels if vae is None else vae
+        embedding, site = self._shapes(spec, pixels if vae is None else vae.model)
         self.latent_name = site.name
         self.prior = prior((embedding,), {"text": embedding})
         self.decoder: SiteDensity | None = None
         if decoder is not None:
             self.decoder = decoder(site.q.event_shape, {"embedding": embedding, "text": embedding})
 
-    def _shapes(self, spec: Spec) -> tuple[int, Site]:
+    def _shapes(self, spec: Spec, vae: LatentModel) -> tuple[int, Site]:
         """E and the VAE's site, of a blank image; the parts may wait for their weights."""
-        if self.vae.model.needs:
-            raise ValueError(f"UnCLIP.vae: expected one that is told nothing, got one told {self.vae.model.needs[0]}s.")
+        if needs := vae.needs:
+            raise ValueError(f"UnCLIP.vae: expected one that is told nothing, got one told {needs[0]}s.")
         blank = torch.zeros(1, *spec.image_shape)
         with torch.no_grad(), seeded(None):
-            sites = traced(self.vae.model.about({"image": blank}), blank).sites
+            sites = traced(vae.about({"image": blank}), blank).sites
             embedding = self.clip.model.embed_image(blank).shape[-1]
         if len(sites) != 1 or "embedding" in sites:
             raise ValueError(f"UnCLIP.vae: expected a story of one latent, such as z, got {', '.join(sites)}.")
