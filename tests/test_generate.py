@@ -6,15 +6,22 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from lightning.pytorch import Trainer
+from PIL import Image
 
 from tests.conftest import GENERATED, REPOSITORY
 from vae_lightning import load_model
 from vae_lightning.commands.main import main
 from vae_lightning.core import PosteriorMean
 from vae_lightning.images.pictures import save_picture
+from vae_lightning.models.build import record_of
 from vae_lightning.models.edits import held, interpolated, shown, slerp, variations
+from vae_lightning.objectives import SiteNLL
+from vae_lightning.train.module import Experiment
+from vae_lightning.train.pictures import CaptionSamples
 from vae_lightning.trained import TrainedModel
 
 STAGES = ("vae", "clip", "prior", "decoder")
@@ -105,6 +112,34 @@ def test_the_way_between_two_images_begins_and_ends_with_them(trained: TrainedMo
     way = interpolated(model, image[0], image[1], 5).mean
     torch.testing.assert_close(way[[0, -1]], shown(model, held(model, image)).mean, rtol=1e-3, atol=1e-2)
     assert variations(model, image, 3).mean.shape == (3, 2, 1, 8, 8)
+
+
+def test_training_shows_what_it_makes_of_captions(chain: Path, trained: TrainedModel) -> None:
+    """A row a caption, which stands beside it, and nothing of a prior alone."""
+    with Image.open(chain / "images" / "captionsamples" / "epoch_0002.png") as picture:
+        shown = torch.from_numpy(np.array(picture)).permute(2, 0, 1)
+    height, width = 6 * 58 + 2, 8 * 58 + 2  # six captions of eight images, 56 pixels each and 2 between
+    assert shown.shape[1] == height
+    margin = shown[:, :, :-width]
+    assert all((part < 128).any() for part in margin.chunk(6, 1))  # words in each row
+    callback = CaptionSamples(captions=["a thick seven", "a thin one", "a thick seven"], columns=2)
+    module = Experiment(
+        lambda _: trained.text_to_image, SiteNLL("z"), **{**record_of(trained.spec), "text": trained.spec.text}
+    )
+    callback.setup(Trainer(logger=False, enable_checkpointing=False), module, "fit")
+    images, columns = callback.draw(trained.text_to_image, {"image": torch.zeros(3, 1, 8, 8)})
+    assert (len(images), columns, callback.captions) == (4, 2, ["a thick seven", "a thin one"])
+    torch.manual_seed(3)
+    again = callback.draw(trained.text_to_image, {"image": torch.zeros(3, 1, 8, 8)})[0]
+    torch.manual_seed(3)
+    torch.testing.assert_close(again.unflatten(0, (2, 2)), trained.generate(callback.captions, 2))
+    with pytest.raises(ValueError, match="got 'cat'"):
+        CaptionSamples(captions=["a cat"]).setup(Trainer(logger=False, enable_checkpointing=False), module, "fit")
+    decoder, trained.text_to_image.decoder = trained.text_to_image.decoder, None
+    try:
+        assert callback.draw(trained.text_to_image, {"image": torch.zeros(3, 1, 8, 8)}) is None
+    finally:
+        trained.text_to_image.decoder = decoder
 
 
 def test_slerp_stays_on_the_sphere_at_an_even_pace() -> None:
