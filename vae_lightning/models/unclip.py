@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from vae_lightning.conditionals import Diffusion, SiteDensity, SiteFactory
-from vae_lightning.core import Batch, Draw, LatentModel, Site, Spec, Story, rows, seeded, traced
+from vae_lightning.core import Batch, Draw, ImageTextModel, LatentModel, Site, Spec, Story, rows, seeded, traced
 from vae_lightning.distributions import Delta
 from vae_lightning.models.frozen import Frozen, FrozenImageText
 from vae_lightning.models.pixels import Pixels
@@ -86,13 +86,17 @@ class UnCLIP(LatentModel):
     def needs(self) -> tuple[str, ...]:
         return ("text",)
 
+    @property
+    def embedder(self) -> tuple[ImageTextModel, str | None]:
+        return self.clip.model, self.clip.run
+
     def told(self, given: Batch) -> dict[str, Tensor]:
         """{"text": (B, E)}, the texts' embeddings; {} where no text is given."""
         return {"text": self.clip.embed_text(given["text"])} if "text" in given else {}
 
     def about(self, given: Batch) -> Story:
         told, render = self.told(given), self.vae.about(given)
-        q = Delta(self.clip.embed_image(given["image"])) if "image" in given else None
+        q = Delta(self._embedding(given)) if "image" in given else None
 
         def story(draw: Draw) -> Distribution:
             embedding = draw("embedding", p=self.prior(told), q=q)
@@ -104,6 +108,10 @@ class UnCLIP(LatentModel):
 
         return story
 
+    def _embedding(self, given: Batch) -> Tensor:
+        """Of the images, (B, E): worked out before, where training gives it, else now."""
+        return given["embedding"] if "embedding" in given else self.clip.embed_image(given["image"])
+
     @torch.no_grad()
     def init_from_data(self, batch: Batch) -> None:
         """Fits the densities' standardisations to the posteriors' draws for training images."""
@@ -112,7 +120,7 @@ class UnCLIP(LatentModel):
             some = rows(batch, slice(first, first + CHUNK))
             image = some["image"]
             latent = next(iter(traced(self.vae.about({"image": image}), image).sites.values())).z
-            found.append({"embedding": self.clip.embed_image(image), "latent": latent, **self.told(some)})
+            found.append({"embedding": self._embedding(some), "latent": latent, **self.told(some)})
         data = {name: torch.cat([part[name] for part in found]) for name in found[0]}
         latent = data.pop("latent")
         if self.decoder is not None:
