@@ -33,6 +33,12 @@ class Model(nn.Module, ABC):
         return []
 
     @property
+    def embedder(self) -> tuple[ImageTextModel, str | None] | None:
+        """What embeds each image for it and is never trained, and the run that it is of: training then works out the
+        embeddings once and tells them in batches, as "embedding" (B, E). None by default."""
+        return None
+
+    @property
     def needs(self) -> tuple[str, ...]:
         """What it must be told of a batch beside the images: ("label",) where any of its conditionals needs that."""
         parts = (part for part in self.modules() if isinstance(part, Conditional))
