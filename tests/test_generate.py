@@ -163,9 +163,18 @@ def test_commands_draw_their_grids_or_say_why_not(cli: Callable, chain: Path) ->
         assert done.status == 0, done.err
         assert Path("x.png").is_file()
         Path("x.png").unlink()
+    made = {}
+    for name, seven in (("1", "a thick seven"), ("20", "a thick seven")):
+        assert cli("generate", seven, "--guidance", name, "-n", "2", *run).status == 0
+        made[name] = Path("x.png").read_bytes()
+    assert cli("generate", "a thick seven", "-n", "2", *run).status == 0
+    assert Path("x.png").read_bytes() == made["1"] != made["20"]
+    Path("x.png").unlink()
     for command, said in (
         (["generate", "a thick sevn"], "got 'sevn': did you mean seven?"),
         (["generate", "seven", "-n", "0"], "--num_samples: expected at least 1, got 0"),
+        (["generate", "seven", "--guidance", "-1"], "--guidance: expected a number from 0 to 20, got -1"),
+        (["variations", "a.png", "--guidance", "nan"], "--guidance: expected a number from 0 to 20, got nan"),
         (["variations", "nowhere.png"], "nowhere.png: expected an image"),
         (["interpolate", "a.png", "b.png", "-n", "1"], "--num_steps: expected at least 2"),
         ([*edit, "--strengths", "2"], "--strengths: expected shares from 0 to 1, got 2"),

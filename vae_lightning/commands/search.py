@@ -51,7 +51,9 @@ def search(command: str, given: list[str]) -> None:
     shown = images[near.indices]
     said = [""] * len(shown) if shown.captions is None else shown.captions.texts()
     save_picture(grid(shown.image, max(1, round(len(shown) ** 0.5)), spec.levels), picture)
-    print(f"{'image':>8}  cosine  caption")
-    for index, value, caption in zip(near.indices.tolist(), near.values.tolist(), said, strict=True):
-        print(f"{index:>8}  {value:6.4f}  {caption}".rstrip())
+    names = [str(it) for it in (near.indices.tolist() if shown.names is None else shown.names)]
+    width = max(len(name) for name in ("image   ", *names))
+    print(f"{'image':>{width}}  cosine  caption")
+    for name, value, caption in zip(names, near.values.tolist(), said, strict=True):
+        print(f"{name:>{width}}  {value:6.4f}  {caption}".rstrip())
     print(f"the {len(shown)} nearest of {len(images)} images of the {options.split} split: {picture}")

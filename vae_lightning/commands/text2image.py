@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from vae_lightning.models import UnCLIP
     from vae_lightning.trained import TrainedModel
 
+LARGEST_GUIDANCE = 20
+
 
 class Opened(NamedTuple):
     """What the four have in common, once it is read."""
@@ -40,23 +42,24 @@ class Opened(NamedTuple):
 
 
 def generate(command: str, given: list[str]) -> None:
-    """vae-lightning generate TEXT... --ckpt_path RUN [-n N] [--draw] [--seed S] [-o FILE.png] [--device D]"""
+    """vae-lightning generate TEXT --ckpt_path RUN [-n N] [--guidance W] [--draw] [--seed S] [-o FILE] [--device D]"""
     from vae_lightning.commands.trainer import require_some
 
     parser = _parser(command, "Images of what texts say, a row or more a text.")
     parser.add_argument("text", metavar="TEXT", nargs="+", help='such as "a thick left-slanted seven"')
     parser.add_argument("-n", "--num_samples", type=int, default=8, help="images of each text")
+    _add_guidance(parser)
     parser.add_argument("--draw", action="store_true", help="draw from p(x|z) in place of its mean")
     options = parser.parse_args(given)
     require_some("num_samples", options.num_samples)
-    opened = _open(options, "generate")
+    opened = _guided(options, "generate")
     columns = options.num_samples if len(options.text) > 1 else round(options.num_samples**0.5) or 1
     images = opened.trained.generate(options.text, options.num_samples, options.draw)
     opened.save(images.flatten(0, 1), columns)
 
 
 def variations(command: str, given: list[str]) -> None:
-    """vae-lightning variations IMAGE --ckpt_path RUN [-n N] [--seed S] [-o FILE.png] [--device D]"""
+    """vae-lightning variations IMAGE --ckpt_path RUN [-n N] [--guidance W] [--seed S] [-o FILE.png] [--device D]"""
     import torch
 
     from vae_lightning.commands.trainer import require_some
@@ -65,9 +68,10 @@ def variations(command: str, given: list[str]) -> None:
     parser = _parser(command, "Other images with the embedding of one, which comes first.")
     parser.add_argument("image", metavar="IMAGE", help="an image file of the size that the model was trained on")
     parser.add_argument("-n", "--num_samples", type=int, default=15, help="how many")
+    _add_guidance(parser)
     options = parser.parse_args(given)
     require_some("num_samples", options.num_samples)
-    opened = _open(options, "variations")
+    opened = _guided(options, "variations")
     image = opened.read(options.image)
     made = edits.variations(opened.model, image[None], options.num_samples).mean
     opened.save(torch.cat((image[None], made.flatten(0, 1))), round((options.num_samples + 1) ** 0.5))
@@ -124,6 +128,28 @@ def _parser(command: str, description: str) -> argparse.ArgumentParser:
     parser.add_argument("--seed", type=int, default=0, help="of the noise")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     return parser
+
+
+def _add_guidance(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--guidance",
+        type=float,
+        metavar="W",
+        help="how far the decoder's images follow what it is told: 0 not at all, 1 as trained, more for images that "
+        "are more alike; by default the model's own",
+    )
+
+
+def _guided(options: argparse.Namespace, name: str) -> Opened:
+    """The model, its decoder with the guidance that is asked for."""
+    from vae_lightning.models.edits import decoder_of
+
+    if options.guidance is not None and not 0 <= options.guidance <= LARGEST_GUIDANCE:
+        raise ValueError(f"--guidance: expected a number from 0 to {LARGEST_GUIDANCE}, got {options.guidance:g}.")
+    opened = _open(options, name)
+    if options.guidance is not None:
+        decoder_of(opened.model).guidance = options.guidance
+    return opened
 
 
 def _open(options: argparse.Namespace, name: str) -> Opened:
