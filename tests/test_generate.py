@@ -17,6 +17,7 @@ from vae_lightning import load_model
 from vae_lightning.commands.main import main
 from vae_lightning.conditionals import AutoregressivePrior
 from vae_lightning.core import PosteriorMean
+from vae_lightning.images.input import read_data
 from vae_lightning.images.pictures import save_picture
 from vae_lightning.models.build import record_of
 from vae_lightning.models.edits import held, interpolated, shown, slerp, variations
@@ -207,6 +208,22 @@ def test_commands_draw_their_grids_or_say_why_not(cli: Callable, chain: Path) ->
         made[name] = Path("x.png").read_bytes()
     assert cli("generate", "a thick seven", "-n", "2", *run).status == 0
     assert Path("x.png").read_bytes() == made["1"] != made["20"]
+    Path("x.png").unlink()
+    done = cli("generate", "seven", "a thick four", "-n", "3", "--real", "--nearest", *run)
+    assert done.status == 0, done.err
+    data = read_data(chain)
+    data.setup()
+    test = data.fixed("test")
+    chosen = test.captions.said_by("seven")
+    assert f"seven: {len(chosen)} test images" in done.out
+    with Image.open("x.png") as picture:
+        shown = torch.from_numpy(np.array(picture.convert("L"))).float()
+    assert shown.shape[0] - 2 == 2 * (shown.shape[1] - 2)  # six lines of three images
+    cell = (shown.shape[1] - 2) // 3
+    first = shown[2:cell, 2:cell]
+    size = first.shape[0] // 8
+    first = first[size // 2 :: size, size // 2 :: size]
+    torch.testing.assert_close(first / 255, test.take(chosen[:1])[0, 0].float() / 16, atol=0.01, rtol=0)
     Path("x.png").unlink()
     for command, said in (
         (["generate", "a thick sevn"], "got 'sevn': did you mean seven?"),
