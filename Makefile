@@ -81,6 +81,7 @@ bench: $(STAMP) ## Measure speed against a hand-written loop and the machine's l
 	$(BIN)/python -m benchmarks.data
 	$(BIN)/python -m benchmarks.likelihood
 	$(BIN)/python -m benchmarks.sampling
+	$(BIN)/python -m benchmarks.embeddings
 	$(BIN)/python -m benchmarks.train mlp
 	$(BIN)/python -m benchmarks.train conv
 	$(BIN)/python -m benchmarks.scale

@@ -18,7 +18,7 @@ from benchmarks.train import COMPILED, by_hand, follow, project
 from tests.conftest import REPOSITORY, Generated, generated_flags
 from vae_lightning.data import ImageData
 
-RUN_ALONE = ["codec", "coder", "data", "likelihood", "peers", "sampling", "scale", "startup", "train"]
+RUN_ALONE = ["codec", "coder", "data", "embeddings", "likelihood", "peers", "sampling", "scale", "startup", "train"]
 
 
 def curves(name: str, side: int, *flags: str) -> list[tuple[list[float], list[float]]]:

@@ -96,6 +96,20 @@ def test_a_caption_says_what_its_image_is() -> None:
     assert len(captions.meanings) == 90
 
 
+def test_the_images_that_a_text_can_be_said_of_are_found() -> None:
+    data = captioned()
+    test, grammar = data.splits["test"], DigitGrammar()
+    label, thickness, slant = grammar.combination(test.captions.meaning).T
+    for text, wanted in (
+        ("a THICK left-leaning 7", (label == 7) & (thickness == 2) & (slant == 0)),
+        ("italic one", (label == 1) & (slant == 2)),
+        ("four", label == 4),
+        ("a thick banana", label == 10),
+    ):
+        assert torch.equal(test.captions.said_by(text), wanted.nonzero()[:, 0]), text
+    assert len(test.captions.said_by("four")) > 20
+
+
 def test_photographs_are_told_by_colour() -> None:
     grammar = PhotoGrammar()
     said = grammar.sentences((7, 2, 2), grammar.orders[0])

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import wandb
 import yaml
 
 from tests.conftest import GENERATED, REPOSITORY, generated_flags
@@ -358,6 +359,7 @@ def test_wandb_run_read_back(cli: Callable, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setenv("WANDB_MODE", "offline")
     overlay = REPOSITORY / "configs" / "logger" / "wandb.yaml"
     assert cli("fit", "-c", DIGITS, "-c", overlay, "--trainer.max_epochs=10").status == 0
+    wandb.teardown()  # as a process's end does: until then W&B's service may hold the lines back
     (folder,) = Path("runs/digits/1/wandb").glob("offline-run-*")
     tool = Path(sys.executable).parent / "wandb"
     inspect = [str(tool), "leet", "inspect", "--json"]
@@ -375,6 +377,7 @@ def test_wandb_run_read_back(cli: Callable, monkeypatch: pytest.MonkeyPatch) -> 
     tested = cli("test", "--ckpt_path=runs/digits/1", "-c", overlay, "--model.evaluation.studies=false")
     assert tested.status == 0, tested.err
     assert Path("runs/digits/1/report.html").is_file()
+    wandb.teardown()
     records = [folder.name for folder in Path("runs/digits/1/wandb").glob("offline-run-*")]
     assert len(records) == 2  # of one run there: the same id
     artifacts = [

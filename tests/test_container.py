@@ -24,7 +24,7 @@ from vae_lightning import load_model
 from vae_lightning.compression import Settings, container
 from vae_lightning.compression import archive as coding
 from vae_lightning.compression.exactness import model_hash, probe
-from vae_lightning.compression.form import Form, GivenImages
+from vae_lightning.compression.form import Form, InputImages
 from vae_lightning.compression.header import Header, Writer, runs
 from vae_lightning.trained import TrainedModel
 
@@ -238,7 +238,7 @@ def original(models: tuple[TrainedModel, TrainedModel], tmp_path_factory: pytest
     """Images, and the bytes of their file."""
     image = torch.randint(256, (COUNT, 1, 4, 4), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     path = tmp_path_factory.mktemp("file") / "a.vlz"
-    given = GivenImages(image, header().form)
+    given = InputImages(image, header().form)
     coding.compress(models[0], given, path, coding.coder_settings(None, models[0]))
     return image, path.read_bytes()
 
@@ -301,7 +301,7 @@ def test_the_writers_number_of_threads_is_taken_and_given_back(
     before = torch.get_num_threads()
     for number in (2, 1):
         torch.set_num_threads(number)
-        given = GivenImages(original[0], header().form)
+        given = InputImages(original[0], header().form)
         written = coding.compress(models[0], given, Path(f"{number}.vlz"), Settings())
         assert written.header.writer.threads == torch.get_num_threads() == number
     for number in (1, 2):

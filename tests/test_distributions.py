@@ -11,11 +11,11 @@ import scipy.stats
 import torch
 from torch.distributions import Bernoulli, Categorical, Independent, MixtureSameFamily, Normal, kl_divergence
 
+from vae_lightning.core import Delta, centre, has_mean
 from vae_lightning.distributions import (
     BinaryImage,
     CategoricalLevels,
     ContinuousBernoulli,
-    Delta,
     DiscretizedLogistic,
     LinkedChannels,
     Rescaled,
@@ -193,3 +193,11 @@ def test_analytic_kl_is_the_monte_carlo_kl() -> None:
     ratio = q.log_prob(z) - p.log_prob(z)
     error = ratio.std() / math.sqrt(len(ratio))
     assert abs(ratio.mean() - kl_divergence(q, p)) < 5 * error
+
+
+def test_the_centre_is_the_mean_or_else_the_mode_and_never_nan() -> None:
+    assert torch.equal(centre(Normal(torch.tensor([1.0, 2.0]), 1.0)), torch.tensor([1.0, 2.0]))
+    names = Categorical(torch.tensor([[0.1, 0.7, 0.2], [0.6, 0.3, 0.1]]))  # events without a mean: torch says nan
+    assert not has_mean(names)
+    assert torch.equal(centre(names), torch.tensor([1, 0]))
+    assert torch.equal(centre(torch.distributions.Cauchy(torch.tensor([3.0]), 1.0)), torch.tensor([3.0]))

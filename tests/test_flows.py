@@ -23,7 +23,7 @@ from vae_lightning.conditionals import (
     InverseAutoregressivePosterior,
     SplineFlowPosterior,
 )
-from vae_lightning.core import Spec
+from vae_lightning.core import Spec, centre
 from vae_lightning.data import Images
 from vae_lightning.metrics import log_prob
 from vae_lightning.models import VAE
@@ -169,6 +169,15 @@ def correlation() -> float:
     return (covariance[0, 1] / covariance.diagonal().prod().sqrt()).item()
 
 
+@pytest.mark.parametrize("kind", FLOWS)
+def test_the_centre_of_a_flow_is_where_the_middle_of_its_noise_goes(kind: type[FlowPosterior]) -> None:
+    q = bent(kind, 1)(torch.rand(5, 1, 2, 2).double())
+    below = (q.sample((100_000,)) < centre(q)).double().mean(0)  # of one latent, it is the median
+    torch.testing.assert_close(below, torch.full_like(below, 0.5), atol=0.01, rtol=0)
+    fresh = kind(Spec((1, 2, 2), 2), (3,))(torch.rand(5, 1, 2, 2))
+    torch.testing.assert_close(centre(fresh), fresh.loc)  # as long as it is a Gaussian: its mean
+
+
 def test_settings_without_sense_are_refused() -> None:
     spec = Spec((1, 2, 2), 2)
     with pytest.raises(ValueError, match=r"SplineFlowPosterior\.transforms: expected at least 1, got 0"):
@@ -216,7 +225,7 @@ def test_every_command_takes_a_flow_or_says_why_not(cli: Callable, name: str) ->
     assert load_model(str(run)).encode(torch.zeros(2, 1, 8, 8))["z"].batch_shape == (2,)
 
 
-def test_codes_of_a_flow_have_no_scale(cli: Callable) -> None:
+def test_codes_of_a_flow_are_its_centre(cli: Callable) -> None:
     encoder = REPOSITORY / "configs" / "encoder" / "iaf.yaml"
     source = ["--data.source=tests.test_flows.Unlabelled", "--data.source.shape=[1,8,8]", "--data.source.levels=17"]
     short = [*SHORT, "--trainer.max_epochs=1", "--data.val_size=16"]
@@ -224,6 +233,8 @@ def test_codes_of_a_flow_have_no_scale(cli: Callable) -> None:
     encoded = cli("encode", "--ckpt_path=runs/digits/1")
     assert encoded.status == 0, encoded.err
     codes = np.load("runs/digits/1/codes.npz")
-    assert set(codes) == {"mean"}
-    assert codes["mean"].shape == (32, 10)
+    assert set(codes) == {"centre"}
+    assert codes["centre"].shape == (32, 10)
+    assert cli("encode", "--ckpt_path=runs/digits/1", "--output=again.npz").status == 0
+    assert np.array_equal(np.load("again.npz")["centre"], codes["centre"])  # no noise in them
     assert cli("reconstruct", "--ckpt_path=runs/digits/1").status == 0

@@ -6,18 +6,27 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from lightning.pytorch import Trainer
+from PIL import Image
 
-from tests.conftest import REPOSITORY
+from tests.conftest import GENERATED, REPOSITORY
 from vae_lightning import load_model
 from vae_lightning.commands.main import main
+from vae_lightning.conditionals import AutoregressivePrior
 from vae_lightning.core import PosteriorMean
 from vae_lightning.images.pictures import save_picture
+from vae_lightning.models.build import record_of
 from vae_lightning.models.edits import held, interpolated, shown, slerp, variations
+from vae_lightning.objectives import SiteNLL
+from vae_lightning.train.module import Experiment
+from vae_lightning.train.pictures import CaptionSamples
 from vae_lightning.trained import TrainedModel
 
 STAGES = ("vae", "clip", "prior", "decoder")
+OTHER_PRIOR = "prior_autoregressive"
 TEXTS = ["a thick left-slanted seven", "a thin upright three"]
 
 
@@ -30,6 +39,10 @@ def chain(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for stage in STAGES:
             config = REPOSITORY / "configs" / "text2image" / "digits" / f"{stage}.yaml"
             assert main(["fit", "-c", str(config), "--trainer.max_epochs=2"]) == 0, stage
+        other = (REPOSITORY / "configs" / "text2image" / "mnist" / f"{OTHER_PRIOR}.yaml").read_text()
+        other = other.replace("text2image_mnist", "text2image_digits").replace("source: MNIST", "source: Digits")
+        Path("other.yaml").write_text(other.replace("val_size: 3000", "val_size: 200"))
+        assert main(["fit", "-c", "other.yaml", "--trainer.max_epochs=2"]) == 0
     run = place / "runs" / "text2image_digits"
     for stage in STAGES[:-1]:
         shutil.rmtree(run / stage)
@@ -52,13 +65,52 @@ def test_a_last_checkpoint_alone_generates(trained: TrainedModel) -> None:
     assert images[0].std(0).max() > 0  # not the same one three times
 
 
+def test_the_other_prior_generates_by_the_decoder_that_is_there(chain: Path, trained: TrainedModel) -> None:
+    other = load_model(str(chain.parent / OTHER_PRIOR))
+    assert isinstance(other.text_to_image.prior, AutoregressivePrior)
+    weights = trained.text_to_image.decoder.state_dict()
+    frozen = other.text_to_image.decoder.part.state_dict()
+    assert frozen.keys() == weights.keys()
+    assert all(torch.equal(value, weights[name]) for name, value in frozen.items())
+    assert other.generate(TEXTS, 3).shape == (2, 3, 1, 8, 8)
+
+
 def test_the_mnist_chain_parses_as_the_digits_does() -> None:
     folder = REPOSITORY / "configs" / "text2image"
-    assert {path.stem for path in (folder / "mnist").glob("*.yaml")} == set(STAGES)
+    assert {path.stem for path in (folder / "mnist").glob("*.yaml")} == {*STAGES, OTHER_PRIOR}
     for stage in STAGES[2:]:
         digits, mnist = ((folder / name / f"{stage}.yaml").read_text() for name in ("digits", "mnist"))
         same = digits.replace("text2image_digits", "text2image_mnist").replace("source: Digits", "source: MNIST")
         assert [line.split(":")[0] for line in same.splitlines()] == [line.split(":")[0] for line in mnist.splitlines()]
+
+
+def test_the_cifar10_chain_runs_a_step_on_generated_photographs(cli: Callable) -> None:
+    """Of a map of latents, whose own places the decoder keeps."""
+    source = "--data.source.init_args.source"
+    flags = [
+        f"{source}={GENERATED}",
+        f"{source}.shape=[3,32,32]",
+        f"{source}.count=60",
+        "--data.batch_size=8",
+        "--data.val_size=8",
+    ]
+    narrow = {
+        "vae": ["encoder.init_args.net.init_args.channels=[8,8]", "likelihood.init_args.net.init_args.channels=[8,8]"],
+        "clip": ["image_tower.init_args.channels=[8,8,8]"],
+        "prior": [],
+        "decoder": ["decoder.init_args.net.init_args.width=48", "decoder.init_args.net.init_args.depth=2"],
+        "decoder_pixels": ["decoder.init_args.net.init_args.width=48", "decoder.init_args.net.init_args.depth=2"],
+    }
+    for stage, settings in narrow.items():
+        config = REPOSITORY / "configs" / "text2image" / "cifar10" / f"{stage}.yaml"
+        small = [f"--model.latent_model.init_args.{setting}" for setting in settings]
+        done = cli("fit", "-c", config, *flags, *small, "--trainer.max_epochs=1", "--trainer.limit_train_batches=1")
+        assert done.status == 0, done.err
+    model = load_model("runs/text2image_cifar10/decoder").text_to_image
+    assert model.decoder.net.map_shape == (16, 8, 8)
+    for stage in ("decoder", "decoder_pixels"):
+        run = f"runs/text2image_cifar10/{stage}"
+        assert cli("generate", "a dark photo of a bird", "-n", "2", "--ckpt_path", run).status == 0
 
 
 def test_noise_makes_the_image_again(trained: TrainedModel) -> None:
@@ -76,6 +128,34 @@ def test_the_way_between_two_images_begins_and_ends_with_them(trained: TrainedMo
     way = interpolated(model, image[0], image[1], 5).mean
     torch.testing.assert_close(way[[0, -1]], shown(model, held(model, image)).mean, rtol=1e-3, atol=1e-2)
     assert variations(model, image, 3).mean.shape == (3, 2, 1, 8, 8)
+
+
+def test_training_shows_what_it_makes_of_captions(chain: Path, trained: TrainedModel) -> None:
+    """A row a caption, which stands beside it, and nothing of a prior alone."""
+    with Image.open(chain / "images" / "captionsamples" / "epoch_0002.png") as picture:
+        shown = torch.from_numpy(np.array(picture)).permute(2, 0, 1)
+    height, width = 6 * 58 + 2, 8 * 58 + 2  # six captions of eight images, 56 pixels each and 2 between
+    assert shown.shape[1] == height
+    margin = shown[:, :, :-width]
+    assert all((part < 128).any() for part in margin.chunk(6, 1))  # words in each row
+    callback = CaptionSamples(captions=["a thick seven", "a thin one", "a thick seven"], columns=2)
+    module = Experiment(
+        lambda _: trained.text_to_image, SiteNLL("z"), **{**record_of(trained.spec), "text": trained.spec.text}
+    )
+    callback.setup(Trainer(logger=False, enable_checkpointing=False), module, "fit")
+    images, columns = callback.draw(trained.text_to_image, {"image": torch.zeros(3, 1, 8, 8)})
+    assert (len(images), columns, callback.captions) == (4, 2, ["a thick seven", "a thin one"])
+    torch.manual_seed(3)
+    again = callback.draw(trained.text_to_image, {"image": torch.zeros(3, 1, 8, 8)})[0]
+    torch.manual_seed(3)
+    torch.testing.assert_close(again.unflatten(0, (2, 2)), trained.generate(callback.captions, 2))
+    with pytest.raises(ValueError, match="got 'cat'"):
+        CaptionSamples(captions=["a cat"]).setup(Trainer(logger=False, enable_checkpointing=False), module, "fit")
+    decoder, trained.text_to_image.decoder = trained.text_to_image.decoder, None
+    try:
+        assert callback.draw(trained.text_to_image, {"image": torch.zeros(3, 1, 8, 8)}) is None
+    finally:
+        trained.text_to_image.decoder = decoder
 
 
 def test_slerp_stays_on_the_sphere_at_an_even_pace() -> None:

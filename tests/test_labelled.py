@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -12,7 +12,15 @@ import pytest
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.distributions import Categorical, Independent, MixtureSameFamily, MultivariateNormal, Normal, kl_divergence
+from torch.distributions import (
+    Categorical,
+    Distribution,
+    Independent,
+    MixtureSameFamily,
+    MultivariateNormal,
+    Normal,
+    kl_divergence,
+)
 
 from tests.codec_models import files, loaded, saved, some
 from tests.conftest import Generated
@@ -30,7 +38,7 @@ from vae_lightning.conditionals import (
     LabelledLikelihood,
     StandardNormal,
 )
-from vae_lightning.core import FromPosterior, FromPrior, Spec
+from vae_lightning.core import FromPosterior, FromPrior, PosteriorMean, Spec, rows
 from vae_lightning.data import CIFAR10, KMNIST, MNIST, FashionMNIST, ImageData, ImageFolder
 from vae_lightning.metrics import log_prob
 from vae_lightning.metrics.classifier import accuracy, class_log_prob, frequencies, sum_out
@@ -95,6 +103,21 @@ def test_draws_coder_and_library_agree_on_shapes(encoder: bool, likelihood: bool
     image = x.to(torch.uint8)
     coded = encode(model, image, others=label)
     assert torch.equal(decode(model, coded, SPEC.image_shape, others=label), image)
+
+
+def test_the_part_within_is_told_what_it_needs_beside_the_label() -> None:
+    class ToldText(GaussianPosterior):
+        needs = ("text",)
+
+        def forward(self, context: Mapping[str, Tensor]) -> Distribution:
+            return super().forward(context["context"] + context["text"][:, :1, None, None])
+
+    made = partial(LabelledEncoder, encoder=partial(ToldText, net=partial(MLP, hidden=[4])))
+    model = VAE(SPEC, made, partial(DiscretizedLogisticLikelihood, net=partial(MLP, hidden=[4])), latent_size=3)
+    assert model.needs == ("label", "text")
+    given = {**batch(), "text": torch.tensor([[0, 2]] * 4)}
+    first, second = (model.posteriors({**given, "text": given["text"] + more})["z"].mean for more in (0, 1))
+    assert not torch.allclose(first, second)
 
 
 def test_each_density_depends_on_the_label() -> None:
@@ -198,7 +221,7 @@ def test_log_p_of_x_given_y_and_of_x_are_exact(off: float, samples: int, toleran
     best = torch.stack([p.log_prob(flat) for p in exact]).argmax(0)
     share = accuracy(found, given["label"])
     assert share.value == pytest.approx((best == given["label"]).double().mean().item(), abs=0.02)
-    assert share.error == pytest.approx((share.value * (1 - share.value) / 60) ** 0.5)
+    assert share.standard_error == pytest.approx((share.value * (1 - share.value) / 60) ** 0.5)
 
 
 def test_frequencies_are_those_of_the_labels() -> None:
@@ -328,11 +351,13 @@ def test_pictures_show_a_row_a_class() -> None:
     assert (len(images), columns) == (12, 4)
     with torch.no_grad():
         model.prior.mean.copy_(torch.tensor([-50.0, 0.0, 50.0])[:, None].expand(3, 3))
-    rows = PriorSamples(num_images=12).draw(model, given)[0].unflatten(0, (3, 4))
-    within, between = rows.std(1).mean(), rows.mean(1).std(0).mean()
+    drawn = PriorSamples(num_images=12).draw(model, given)[0].unflatten(0, (3, 4))
+    within, between = drawn.std(1).mean(), drawn.mean(1).std(0).mean()
     assert between > 2 * within  # a row is of one class
     assert Traversals(rows=2, columns=5).draw(model, given)[0].shape == (10, 2, 6, 5)
-    assert Interpolations(columns=3).draw(model, given)[0].shape == (15, 2, 6, 5)
+    lines = Interpolations(columns=3).draw(model, given)[0].unflatten(0, (3, 5))
+    for place, ends in ((1, slice(0, 3)), (-2, slice(3, 6))):  # each end is told its own label
+        torch.testing.assert_close(lines[:, place], model(PosteriorMean(), rows(given, ends)).mean)
     plain = PriorSamples(num_images=9).draw(vae(False, False, False), given)
     assert (len(plain[0]), plain[1]) == (9, 3)
 

@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader
 from tests.conftest import REPOSITORY, Generated
 from vae_lightning.conditionals import BernoulliLikelihood, GaussianPosterior
 from vae_lightning.data import ImageData
+from vae_lightning.metrics import ImageEvaluation
 from vae_lightning.models import VAE
 from vae_lightning.objectives import ELBO
 from vae_lightning.train import loop
@@ -330,3 +331,28 @@ def test_every_hook_that_the_fast_loop_does_not_call_is_fenced(monkeypatch: pyte
     assert {"backward", "optimizer_step", "on_before_zero_grad"} <= left_out
     conditional = {"configure_gradient_clipping", "clip_gradients"}
     assert left_out <= {*loop.REPLACED["lightning_module"], *loop.CALLED, *conditional}
+
+
+class Stops(ImageEvaluation):
+    def update(self, *told: Any) -> None:
+        raise ValueError("stopped in the middle of a pass")
+
+
+@pytest.mark.parametrize("where", ["validate", "predict", "the data"])
+def test_a_pass_gives_the_random_numbers_back_however_it_ends(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    evaluation = Stops() if where == "validate" else ImageEvaluation()
+    experiment = Experiment(partial(VAE, latent_size=2), ELBO(), evaluation=evaluation, image_shape=[1, 8, 8], levels=2)
+    data = ImageData(Generated((1, 8, 8), 2, 96), batch_size=16, val_size=16)
+    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    trainer = Trainer(accelerator="cpu", enable_model_summary=False, **quiet)
+    if where == "the data":
+        monkeypatch.setattr(ImageData, "on_before_batch_transfer", lambda *_: 1 / 0)
+    torch.manual_seed(11)
+    state = torch.get_rng_state()
+    if where == "predict":
+        first, second = (trainer.predict(experiment, data) for _ in range(2))
+        assert all(torch.equal(a["elbo"], b["elbo"]) for a, b in zip(first, second, strict=True))
+    else:
+        with pytest.raises((ValueError, ZeroDivisionError)):
+            trainer.validate(experiment, data, verbose=False)
+    assert torch.equal(torch.get_rng_state(), state)

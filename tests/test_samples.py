@@ -54,7 +54,7 @@ def test_classifier_knows_held_out_digits_and_leaves_the_callers_noise_alone() -
     with torch.no_grad():  # as in a validation loop
         classifier = train_classifier(images[:1200], labels[:1200], 17, epochs=10, seed=3)
     assert torch.equal(before, torch.get_rng_state())
-    assert accuracy(classifier, images[1200:], labels[1200:]) > 0.92
+    assert accuracy(classifier, images[1200:], labels[1200:]).value > 0.92
     features = in_batches(classifier.features, images[1200:])
     assert features.shape == (597, FEATURES)
     assert not features.requires_grad
@@ -70,7 +70,7 @@ def test_accuracy_counts_hits() -> None:
     torch.nn.init.zeros_(classifier.head.bias)
     classifier.head.bias.data[3] = 1.0
     images, labels = digits()
-    assert accuracy(classifier, images, labels) == pytest.approx((labels == 3).double().mean().item())
+    assert accuracy(classifier, images, labels).value == pytest.approx((labels == 3).double().mean().item())
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 1), (3, 5, 40), (4, 8, 8), (1, 33, 32)])
@@ -78,7 +78,7 @@ def test_classifier_takes_any_size(shape: tuple[int, int, int]) -> None:
     """Bright images from dark ones, with a number of images that leaves a batch of one: none is dropped, none alone."""
     labels = torch.arange(257) % 2
     images = (labels.view(-1, 1, 1, 1) * 200 + torch.randint(0, 50, (257, *shape))).to(torch.uint8)
-    assert accuracy(train_classifier(images, labels, 256, epochs=20), images, labels) == 1
+    assert accuracy(train_classifier(images, labels, 256, epochs=20), images, labels).value == 1
 
 
 def test_classifier_needs_labels() -> None:
@@ -96,7 +96,7 @@ def test_classifier_reaches_99_percent_on_mnist(data_root: Path) -> None:
     train, test = MNIST(data_root, train=True), MNIST(data_root, train=False)
     start = time.perf_counter()
     classifier = train_classifier(train.data.unsqueeze(1), train.targets, 256)
-    share = accuracy(classifier, test.data.unsqueeze(1), test.targets)
+    share = accuracy(classifier, test.data.unsqueeze(1), test.targets).value
     print(f"MNIST classifier: {share:.2%} of {len(test.data)} test images, {time.perf_counter() - start:.0f} s")
     assert share >= 0.99
 

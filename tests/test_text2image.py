@@ -6,6 +6,8 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -14,16 +16,18 @@ from sklearn.datasets import load_digits
 from torch import Tensor
 from torch.distributions import Distribution, Independent, Normal
 
-from vae_lightning.conditionals import SiteDensity
-from vae_lightning.core import Batch, Draw, ImageTextModel, LatentModel, Shape, Spec, Story
+from tests.test_diffusion import MEAN, SCALE, Best
+from vae_lightning.conditionals import Diffusion, SiteDensity
+from vae_lightning.core import Batch, Delta, Draw, ImageTextModel, LatentModel, Shape, Spec, Story
 from vae_lightning.data import ImageData
 from vae_lightning.data.captioned import Captioned, DigitGrammar
 from vae_lightning.data.source import Images, ImageSource, Splits
-from vae_lightning.distributions import Delta
+from vae_lightning.distributions import CosinePath, PredictVelocity, StraightPath
 from vae_lightning.measure.context import ModelAndData
 from vae_lightning.measure.text2image.chain import Chain
 from vae_lightning.measure.text2image.embeddings import prior
 from vae_lightning.measure.text2image.images import captions, decoder, distance, neighbours, spread
+from vae_lightning.measure.text2image.steps import STEPS, steps
 from vae_lightning.measure.text2image.studies import studies
 from vae_lightning.metrics.text2image import (
     cosine_to_others,
@@ -235,6 +239,9 @@ class Made:
         self.towers = Towers(self.data.spec.require_text("a test").vocabulary)
         tokens = self.data.splits["test"].captions.meaning_tokens
         self.text = self.towers.embed_text(tokens[self.number])
+        train = self.data.splits["train"].captions
+        assert train is not None
+        self.said = set(train.said())
 
     def chain(self, folder: Path, which: Tensor | None = None, blind: bool = False) -> Chain:
         """Of a model that knows some of the pool."""
@@ -316,6 +323,31 @@ def test_a_perfect_model_reaches_its_ceilings(made: Made, tmp_path: Path) -> Non
     assert found["generation_seconds"].mean > 0
 
 
+def test_the_held_out_order_of_words_asks_for_the_same(made: Made, tmp_path: Path) -> None:
+    """Each image gets a sentence of its own caption in the order that no training caption has."""
+    chain = made.chain(tmp_path)
+    sentences, tokens = chain.captions.sentences, chain.captions.tokens
+    assert chain.new_order is not None
+    assert tokens is not None
+    number = (chain.new_order[:, None] == tokens).all(2).int().argmax(1)
+    grammar = chain.source.grammar
+    assert len(number.unique()) > 300
+    for row, asked in zip(number.tolist(), chain.asked.tolist(), strict=True):
+        assert sentences[row] in grammar.sentences(tuple(asked), grammar.new_order)
+        assert sentences[row] not in made.said
+    assert {"caption_class_new_order", "caption_all_new_order"} <= rows(captions(chain)).keys()
+
+
+def test_few_held_out_images_are_told_of_and_not_told_apart(made: Made, tmp_path: Path) -> None:
+    chain = made.chain(tmp_path)
+    few = Chain(chain.tested, chain.model, 200)
+    count = int(few.held_out.sum())
+    assert 0 < count < 100
+    section = prior(few)
+    assert "two_sample_held_out" not in rows(section)
+    assert any(f"the test looked at {count}" in note for note in section.notes)
+
+
 def test_a_collapsed_model_is_always_right_and_has_no_spread(made: Made, tmp_path: Path) -> None:
     made.chain(tmp_path)
     chain = made.chain(tmp_path, made.one_each())
@@ -346,6 +378,31 @@ def test_a_decoder_that_follows_the_embedding_keeps_its_class(made: Made, tmp_pa
     assert found["swapped_embedding"].mean > 85
     assert found["swapped_text"].mean < 10
     assert found["real_embedding"].mean == found["real_embedding_text"].mean
+
+
+@pytest.mark.parametrize("path", [CosinePath(), StraightPath()], ids=["cosine", "straight"])
+def test_fewer_steps_of_the_best_denoiser_raise_the_cosine_and_take_the_spread(path: Any) -> None:
+    text = torch.tensor([[0.5, -1.0, 0.0]]).double().expand(2000, 3)  # in the direction of the mean
+
+    def exact(told: Mapping[str, Tensor]) -> Distribution:
+        net = lambda *_: Best(path, PredictVelocity())  # noqa: E731
+        return Diffusion((3,), {"text": 3}, net, path=path).double().eval()(told)
+
+    chain: Any = SimpleNamespace(
+        text_embedding=text,
+        real_embedding=MEAN + SCALE * torch.randn(2000, 3).double(),
+        caption=torch.zeros(2000, dtype=torch.int64),
+        model=SimpleNamespace(prior=exact),
+        tested=SimpleNamespace(device=torch.device("cpu")),
+    )
+    found = rows(steps(chain))
+    cosine, spread_of = (
+        [found[f"{name}_{n}_steps"].mean for n in STEPS] for name in ("cosine_text", "embedding_spread")
+    )
+    assert cosine == sorted(cosine, reverse=True)
+    assert spread_of == sorted(spread_of)
+    assert spread_of[0] < 0.02  # one step ends in the mean
+    assert 0.9 < spread_of[-1] < 1.02
 
 
 def test_studies_are_of_what_there_is(made: Made, tmp_path: Path) -> None:

@@ -135,7 +135,7 @@ def test_towers_are_followed_by_wandb_offline(cli: Callable, monkeypatch: pytest
     overlay = REPOSITORY / "configs" / "logger" / "wandb.yaml"
     done = cli(*flags(), "-c", overlay, "--trainer.max_epochs=2")
     assert done.status == 0, done.err
-    wandb.finish()  # as a process's end does: until then W&B's service may hold the lines back
+    wandb.teardown()  # as a process's end does: until then W&B's service may hold the lines back
     (record,) = Path("runs/towers/1/wandb").glob("offline-run-*/*.wandb")
     assert b"val/recall" in record.read_bytes()
     tested = cli("test", "--ckpt_path=runs/towers/1", "-c", overlay)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from functools import partial
 
@@ -20,11 +21,11 @@ from vae_lightning.conditionals import (
     LabelledGaussian,
     SiteDensity,
 )
-from vae_lightning.core import Batch, FromPrior, Given, ImageTextModel, Shape, Spec, TextSpec
+from vae_lightning.core import Batch, FromPrior, Given, ImageTextModel, PosteriorMean, Shape, Spec, TextSpec
 from vae_lightning.metrics import SiteEvaluation
 from vae_lightning.models import VAE, Frozen, FrozenImageText, UnCLIP
 from vae_lightning.models.build import build, record_of
-from vae_lightning.nets import ResidualDenoiser
+from vae_lightning.nets import PatchDenoiser, PerChannel, ResidualDenoiser
 from vae_lightning.objectives import SiteNLL
 
 SPEC = Spec((1, 4, 4), 17, text=TextSpec(9, 5, "{}"))
@@ -175,6 +176,25 @@ def test_densities_are_fitted_to_the_posteriors_in_parts() -> None:
     assert value.shape == (1203, D)
     torch.testing.assert_close(context["embedding"], model.clip.embed_image(given["image"]))
     assert set(context) == {"embedding", "text"}
+
+
+def test_without_a_vae_the_latent_is_the_image() -> None:
+    """Reconstructions are exact, and minus a uniform density's log is what an image of so many levels costs."""
+    net = partial(PatchDenoiser, patch=2, width=16, depth=1, heads=2)
+    clip = FrozenImageText.of(Towers(), SPEC)
+    model = UnCLIP(SPEC, clip, None, Linear, lambda *shapes: Diffusion(*shapes, net=net, standardisation=PerChannel))
+    given = batch(200)
+    model.init_from_data(given)
+    site = model.trace(given).sites["z"]
+    assert torch.equal(model.eval()(PosteriorMean(), given).mean, given["image"])
+    assert torch.equal(model.trace(given).px.mean, given["image"])
+    assert (site.z - given["image"]).abs().max() <= 0.5
+    drawn = model.sample({"text": given["text"]}, 2).mean
+    assert drawn.shape == (2, 200, 1, 4, 4)
+    assert torch.equal(drawn, drawn.round().clamp(0, 16))
+    alone = UnCLIP(SPEC, clip, None, Linear, None)
+    cost = -alone.trace(given).sites["z"].p.log_prob(site.z)
+    torch.testing.assert_close(cost, torch.full((200,), 16 * math.log(17)))
 
 
 def test_what_does_not_fit_is_refused() -> None:

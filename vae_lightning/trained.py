@@ -152,14 +152,14 @@ class TrainedModel(nn.Module):
 
     @torch.no_grad()
     def reconstruct(self, x: Tensor, label: Tensor | None = None) -> Distribution:
-        """p(x|z) at the posterior's mean, batch_shape (B,)."""
+        """p(x|z) at the posterior's mean (a flow's centre), batch_shape (B,)."""
         return self.latent_model(PosteriorMean(), self._given(x, label))
 
     @torch.no_grad()
     def elbo(self, x: Tensor, label: Tensor | None = None) -> Tensor:
         """The evidence lower bound of each image by one posterior sample, (B,); -inf for an autoencoder."""
-        trace = self.latent_model.trace(self._given(x, label))
-        return trace.log_likelihood() - trace.kl()
+        scores = self.latent_model.trace(self._given(x, label)).scores()
+        return scores.get("elbo", torch.full_like(scores["distortion"], -torch.inf))
 
     @torch.no_grad()
     def log_prob(self, x: Tensor, num_samples: int = 1000, refinement: int = 0, label: Tensor | None = None) -> Tensor:

@@ -49,8 +49,8 @@ class CLI(LightningCLI):
     run_folder: Path | None = None
     until: int | None = None  # the step up to which a resumed run's metrics are kept
 
-    def __init__(self, given: list[str], opened: Opened | None, *args: Any, **kwargs: Any) -> None:
-        self.given, self.command, self.opened = given, given[0], opened
+    def __init__(self, arguments: list[str], opened: Opened | None, *args: Any, **kwargs: Any) -> None:
+        self.arguments, self.command, self.opened = arguments, arguments[0], opened
         super().__init__(*args, **kwargs)
 
     def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
@@ -95,7 +95,7 @@ class CLI(LightningCLI):
                 f"{self.subcommand}: expected --ckpt_path with a checkpoint file or a run's folder, got none."
             )
         if any(frozen_parts(section.model)):
-            said = None if checkpoint is None else read_checkpoint(Path(checkpoint))[RECORD]["config"]["model"]
+            said = None if checkpoint is None else self._read(Path(checkpoint))[RECORD]["config"]["model"]
             take_records(section.model, said)
         if section.model.image_shape is None:
             section.model.update(Namespace(record_of(build_data(section.data).spec)))
@@ -135,7 +135,7 @@ class CLI(LightningCLI):
         else:
             self.run_folder = claim(section.run)
         os.environ[INHERITED] = str(self.run_folder)
-        self.save_config_kwargs = {"folder": self.run_folder, "text": text, "command": self.given}
+        self.save_config_kwargs = {"folder": self.run_folder, "text": text, "command": self.arguments}
         place_wandb(section.trainer.logger, self.run_folder, f"{section.run.experiment}/{self.run_folder.name}")
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
@@ -213,12 +213,12 @@ def run(command: str, options: list[str]) -> None:
     tune_process()
     ask_cuda_directly()
     strict = {"exit_on_error": False, "allow_abbrev": False}  # errors come here; a misspelt flag is no abbreviation
-    given, before = [command, *options], sys.argv
+    arguments, before = [command, *options], sys.argv
     try:
-        with checkpoint_config(given) as (full, opened):
+        with checkpoint_config(arguments) as (full, opened):
             sys.argv = [sys.argv[0], *full]
             CLI(
-                given,
+                arguments,
                 opened,
                 Experiment,
                 ImageData,

@@ -27,7 +27,7 @@ def _parser(command: str, description: str) -> argparse.ArgumentParser:
     return argparse.ArgumentParser(f"vae-lightning {command}", description=description, allow_abbrev=False)
 
 
-def compress(command: str, given: list[str]) -> None:
+def compress(command: str, arguments: list[str]) -> None:
     """vae-lightning compress IMAGES... -o FILE.vlz --ckpt_path MODEL [--device D] [--batch_size N] [--no-verify]"""
     from vae_lightning.compression import archive
     from vae_lightning.compression.describe import Sizes
@@ -41,7 +41,7 @@ def compress(command: str, given: list[str]) -> None:
     parser.add_argument("--batch_size", type=int, help="the most images that are coded at a time")
     parser.add_argument("--no-verify", dest="verify", action="store_false", help="do not decode the file to compare")
     parser.add_argument("--overwrite", action="store_true", help="an older file of that name may be lost")
-    options = parser.parse_args(given)
+    options = parser.parse_args(arguments)
     output = options.output.expanduser()
     if output.suffix != ".vlz":
         raise ValueError(f"--output {output}: expected a file that ends in .vlz.")
@@ -69,7 +69,7 @@ def compress(command: str, given: list[str]) -> None:
     )
 
 
-def decompress(command: str, given: list[str]) -> None:
+def decompress(command: str, arguments: list[str]) -> None:
     """vae-lightning decompress FILE.vlz -o DIR --ckpt_path MODEL [--overwrite]"""
     from vae_lightning.compression import archive, container
     from vae_lightning.images.output import require_room, write_images
@@ -79,7 +79,7 @@ def decompress(command: str, given: list[str]) -> None:
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="DIR", help="the folder to write to")
     parser.add_argument("--ckpt_path", required=True, metavar="MODEL", help=f"{CHECKPOINT} that the file was made with")
     parser.add_argument("--overwrite", action="store_true", help="older files of the same names may be lost")
-    options = parser.parse_args(given)
+    options = parser.parse_args(arguments)
     file, output = options.file.expanduser(), options.output.expanduser()
     contents = container.read(file)
     header = contents.header
@@ -94,18 +94,18 @@ def decompress(command: str, given: list[str]) -> None:
     print(f"{_images(header.count)}, their SHA-256 as it was: {written[0] if len(written) == 1 else output}")
 
 
-def inspect(command: str, given: list[str]) -> None:
+def inspect(command: str, arguments: list[str]) -> None:
     """vae-lightning inspect FILE.vlz"""
     from vae_lightning.compression import container
     from vae_lightning.compression.describe import describe
 
     parser = _parser(command, "What is in a file that `compress` wrote; it needs no model.")
     parser.add_argument("file", type=Path, metavar="FILE.vlz", help="a file that compress wrote")
-    file = parser.parse_args(given).file.expanduser()
+    file = parser.parse_args(arguments).file.expanduser()
     print(describe(container.read(file)))
 
 
-def surprise(command: str, given: list[str]) -> None:
+def surprise(command: str, arguments: list[str]) -> None:
     """vae-lightning surprise IMAGES... --ckpt_path MODEL [-o FILE.png] [--num_samples K]"""
     from vae_lightning.commands.trainer import output_file, require_some
     from vae_lightning.images.input import read_images
@@ -117,7 +117,7 @@ def surprise(command: str, given: list[str]) -> None:
     parser.add_argument("-o", "--output", metavar="FILE.png", help="the picture; surprising.png in the run's folder")
     parser.add_argument("--num_samples", type=int, default=100, help="importance samples an image")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    options = parser.parse_args(given)
+    options = parser.parse_args(arguments)
     require_some("num_samples", options.num_samples)
     trained, checkpoint = _load(options.ckpt_path, options.device)
     require_writable(picture := output_file(options.output, checkpoint, "surprising.png", (".png",)))

@@ -15,7 +15,7 @@ LIGHTNING = "vae_lightning.commands.cli:run"
 
 
 class Command(NamedTuple):
-    """A command: what it does, and the `module:function` that does it, told its name and what was given after it."""
+    """A command: what it does, and the `module:function` that does it, told its name and the arguments after it."""
 
     help: str
     runs: str = LIGHTNING
@@ -61,8 +61,8 @@ examples:
 
 def main(args: list[str] | None = None) -> int:
     """Runs one command; returns its status."""
-    given = sys.argv[1:] if args is None else args
-    name = given[0] if given else "--help"
+    arguments = sys.argv[1:] if args is None else args
+    name = arguments[0] if arguments else "--help"
     if name in ("-h", "--help"):
         print(HELP.format(commands="\n".join(f"  {name:12} {command.help}" for name, command in COMMANDS.items())))
         return 0
@@ -80,6 +80,6 @@ def main(args: list[str] | None = None) -> int:
 
     def run() -> None:
         runs: Callable[[str, list[str]], None] = getattr(importlib.import_module(module), function)
-        runs(name, given[1:])
+        runs(name, arguments[1:])
 
     return status(run, catch_sigterm=COMMANDS[name].runs != LIGHTNING)

@@ -8,7 +8,7 @@ from pathlib import Path
 from vae_lightning.run.find import find_run
 
 
-def compare(command: str, given: list[str]) -> None:
+def compare(command: str, arguments: list[str]) -> None:
     """vae-lightning compare RUN RUN ... [--output DIR]"""
     from vae_lightning.report.compare import compare as put_side_by_side
     from vae_lightning.report.compare import text, write
@@ -20,7 +20,7 @@ def compare(command: str, given: list[str]) -> None:
     parser.add_argument(
         "--output", type=Path, help="folder for compare.txt, .csv and .html; the first run's by default"
     )
-    options = parser.parse_args(given)
+    options = parser.parse_args(arguments)
     runs = [find_run(path) for path in options.runs]
     comparison, folder = put_side_by_side(runs), options.output or runs[0]
     print(text(comparison))
@@ -28,11 +28,11 @@ def compare(command: str, given: list[str]) -> None:
     print(f"kept: {folder / 'compare.txt'}, .csv, .html")
 
 
-def report(command: str, given: list[str]) -> None:
+def report(command: str, arguments: list[str]) -> None:
     """vae-lightning report RUN"""
     from vae_lightning.report import page
 
     parser = argparse.ArgumentParser(f"vae-lightning {command}", description="A run as one self-contained HTML page.")
     parser.add_argument("run", type=Path, metavar="RUN", help="folder of a run, or of an experiment")
-    options = parser.parse_args(given)
+    options = parser.parse_args(arguments)
     print(f"report: {page.report(find_run(options.run))}")

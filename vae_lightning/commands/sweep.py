@@ -31,7 +31,7 @@ SPAN = 1.05
 NAMES = ("rate", "distortion", "elbo", "sampled_squared_error")
 
 
-def run(command: str, given: list[str]) -> None:
+def run(command: str, arguments: list[str]) -> None:
     """vae-lightning sweep-rd -c CONFIG [--betas B ...] [--output DIR] [options of fit]"""
     parser = argparse.ArgumentParser(
         f"vae-lightning {command}",
@@ -41,7 +41,7 @@ def run(command: str, given: list[str]) -> None:
     )
     parser.add_argument("--betas", nargs="+", type=float, default=BETAS, help="weights of the rate, above 0")
     parser.add_argument("--output", type=Path, default=Path("runs/rd"), help="folder of the runs, rd.csv and rd.png")
-    options, rest = parser.parse_known_args(given)
+    options, rest = parser.parse_known_args(arguments)
     print(sweep(options.betas, options.output, rest))
 
 

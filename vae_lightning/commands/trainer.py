@@ -13,7 +13,7 @@ from lightning.pytorch import Trainer
 from torch import Tensor
 
 from vae_lightning.checkpoint import folder_of
-from vae_lightning.core import LatentModel, centre, image_of, seeded
+from vae_lightning.core import LatentModel, centre, has_mean, image_of, seeded
 from vae_lightning.data import ImageData, ImageSource
 from vae_lightning.data.module import Split
 from vae_lightning.files import require_writable, write_atomically
@@ -86,7 +86,7 @@ class CommandTrainer(Trainer):
         num_images: int = 32,
         output: str | None = None,
     ) -> None:
-        """Shows images and their reconstructions at the posterior's mean, rows of originals above theirs.
+        """Shows images and their reconstructions at the posterior's mean (or a flow's centre), originals above theirs.
 
         Args:
             ckpt_path: checkpoint file or run folder.
@@ -114,6 +114,7 @@ class CommandTrainer(Trainer):
             save_picture(grid(pairs, min(8, len(image)), trained.spec.levels), file)
         print(f"{len(image)} images of the {split} split and their reconstructions: {file}")
 
+    @torch.no_grad()
     def encode(
         self,
         model: Experiment,
@@ -122,8 +123,9 @@ class CommandTrainer(Trainer):
         split: Split = "test",
         output: str | None = None,
     ) -> None:
-        """Writes the posterior of every image of a split: arrays `mean` and `scale`, (N, d), of several latents by
-        their names, such as `z1_mean`; and `label` where there are classes.
+        """Writes the posterior of every image of a split: arrays `mean` and `scale`, (N, d), or of a posterior that has
+        neither in closed form (a flow) `centre`; of several latents by their names, such as `z1_mean`; and `label`
+        where there are classes.
 
         Args:
             ckpt_path: checkpoint file or run folder.
@@ -136,13 +138,15 @@ class CommandTrainer(Trainer):
         images = datamodule.splits[split]
         arrays: dict[str, Any] = {}
         found = [trained.encode(image_of(b), b.get("label")) for b in images.batches(datamodule.eval_batch_size)]
-        for name in found[0]:
+        size = 0
+        for name, first in found[0].items():
             prefix = "" if len(found[0]) == 1 else f"{name}_"
-            arrays[f"{prefix}mean"] = torch.cat([centre(posterior[name]).cpu() for posterior in found]).numpy()
+            code = torch.cat([centre(posterior[name]).cpu() for posterior in found]).numpy()
+            arrays[f"{prefix}mean" if has_mean(first) else f"{prefix}centre"] = code
             with suppress(NotImplementedError):  # such as a flow's
                 spread = [posterior[name].variance.sqrt().cpu() for posterior in found]
                 arrays[f"{prefix}scale"] = torch.cat(spread).numpy()
-        size = sum(values.shape[1] for name, values in arrays.items() if name.endswith("mean"))
+            size += code.shape[1]
         if images.label is not None:
             arrays["label"] = images.label.numpy()
         write_atomically(file, lambda stream: np.savez(stream, **arrays))
@@ -183,7 +187,7 @@ class CommandTrainer(Trainer):
         p_y = None
         if "label" in trained.latent_model.needs and (label := datamodule.splits["train"].label) is not None:
             p_y = frequencies(label, model.spec.require_classes("anomaly"))
-        with seeded(1):
+        with seeded(1, trained.device):
             section = tell_apart(
                 trained.latent_model, normal, other, model.spec.levels, num_samples, trained.device, common, p_y
             )

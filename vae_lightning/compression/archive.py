@@ -18,7 +18,7 @@ from vae_lightning.compression.bits_back import decode, encode, require_codable
 from vae_lightning.compression.coded import Coded, Settings
 from vae_lightning.compression.container import Contents
 from vae_lightning.compression.exactness import model_hash, probe
-from vae_lightning.compression.form import Form, GivenImages
+from vae_lightning.compression.form import Form, InputImages
 from vae_lightning.compression.header import MOST_THREADS, Header, Writer, content_hash, largest_batch, runs
 from vae_lightning.core import LatentModel, Spec
 from vae_lightning.files import whole
@@ -41,7 +41,7 @@ class Trained(Protocol):
 
 def compress(
     trained: Trained,
-    given: GivenImages,
+    images: InputImages,
     output: Path,
     settings: Settings,
     verify: bool = True,
@@ -55,18 +55,18 @@ def compress(
             or of the machine).
     """
     require_codable(trained.latent_model, trained.spec.image_shape, trained.spec.levels)
-    labels = told(trained, given.form)
+    labels = told(trained, images.form)
     with threads(min(torch.get_num_threads(), MOST_THREADS)), whole(output) as stream:
-        coded = encode(trained.latent_model, given.image, settings, trained.device, progress, labels)
+        coded = encode(trained.latent_model, images.image, settings, trained.device, progress, labels)
         try:
-            container.write(stream, _header(trained, given, coded), coded.words)
+            container.write(stream, _header(trained, images, coded), coded.words)
             stream.flush()
         except OSError as error:
             raise OSError(
                 f"{output}: expected a file that can be written, got {error}: make room or choose another place."
             ) from error
         written = container.read(Path(stream.name))
-        if verify and not torch.equal(_decode(trained, written), given.image):
+        if verify and not torch.equal(_decode(trained, written), images.image):
             raise ValueError(
                 f"{output}: expected the file to give the images back, got others: nothing was written; report this "
                 "with your versions and the model."
@@ -165,21 +165,21 @@ def this_machine(trained: Trained) -> Writer:
     )
 
 
-def _header(trained: Trained, given: GivenImages, coded: Coded) -> Header:
+def _header(trained: Trained, images: InputImages, coded: Coded) -> Header:
     header = Header(
         model=model_hash(trained.latent_model, trained.spec.image_shape, trained.spec.levels),
         image_shape=tuple(trained.spec.image_shape),
         levels=trained.spec.levels,
-        count=len(given.image),
+        count=len(images.image),
         settings=coded.settings,
         layout=runs(coded.layout),
         initial_bits=coded.initial_bits,
-        form=given.form,
+        form=images.form,
         writer=this_machine(trained),
         probe="0" * 64,
     )
     header = replace(header, probe=_probe(trained, header.probed))
-    return replace(header, content=content_hash(given.image.numpy(), header))
+    return replace(header, content=content_hash(images.image.numpy(), header))
 
 
 def _probe(trained: Trained, sizes: list[int]) -> str:

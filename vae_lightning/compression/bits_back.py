@@ -26,7 +26,7 @@ from vae_lightning.compression.codecs import Grid
 from vae_lightning.compression.coded import Coded, Settings
 from vae_lightning.compression.densities import image_codec
 from vae_lightning.compression.draws import Inspect, PopPosterior, PopPrior, Retell, StoryTold
-from vae_lightning.compression.exactness import copied, exactly, given, made_up_labels
+from vae_lightning.compression.exactness import batch_of, copied, exactly, made_up_labels
 from vae_lightning.compression.stack import RESERVE, WORD_BITS, Integers, Stack, StackExhaustedError, seeded
 from vae_lightning.core import Batch, LatentModel, Shape, rows
 
@@ -124,7 +124,7 @@ def require_codable(model: LatentModel, image_shape: Shape, levels: int) -> None
         inspect = Inspect(Settings().grid)
         device = next((p.device for p in model.parameters()), torch.device("cpu"))
         blank = torch.zeros(1, *image_shape, dtype=torch.uint8)
-        px = model(inspect, given(model, blank, device, made_up_labels(model, 1, 1)))
+        px = model(inspect, batch_of(model, blank, device, made_up_labels(model, 1, 1)))
         codec = image_codec(px)
     if codec.levels != levels or tuple(px.event_shape) != tuple(image_shape):
         raise ValueError(
@@ -170,7 +170,7 @@ def _push_batch(
     """Pushes images (B, C, H, W); how many bits its latents took."""
     before = stack.num_bits
     draw = PopPosterior(stack, grid)
-    px = model(draw, given(model, images, device, others))
+    px = model(draw, batch_of(model, images, device, others))
     taken = before - stack.num_bits
     codec = image_codec(px)
     symbols = images.numpy().astype(np.int32).ravel()
@@ -192,7 +192,7 @@ def _pop_batch(
     images = _images(image_codec(model(draw, copied(others, device))).pop(stack), shape)
     retell = Retell(stack, grid, draw.latents)
     with suppress(StoryTold):
-        model(retell, given(model, images, device, others))
+        model(retell, batch_of(model, images, device, others))
     retell.push()
     return images
 

@@ -21,7 +21,9 @@ SPREAD = 3.0
 """The made-up latents lie within this of zero."""
 
 
-def given(model: LatentModel, images: Tensor, device: torch.device, others: Batch | None = None) -> dict[str, Tensor]:
+def batch_of(
+    model: LatentModel, images: Tensor, device: torch.device, others: Batch | None = None
+) -> dict[str, Tensor]:
     """What the model is given, of the type of its weights: made anew, so that even the memory's alignment and order
     are the same for the encoder and the decoder. ValueError for weights of half precision."""
     dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)

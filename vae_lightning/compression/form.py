@@ -85,7 +85,7 @@ class Form:
 
 
 @dataclass(frozen=True)
-class GivenImages:
+class InputImages:
     """Images (N, C, H, W) uint8, integers 0..levels-1, and how they came."""
 
     image: Tensor

@@ -24,6 +24,11 @@ def one_hot(label: Tensor, classes: int, like: Tensor) -> Tensor:
     return (label[:, None] == torch.arange(classes, device=label.device)).to(like.dtype)
 
 
+def with_label(needs: tuple[str, ...]) -> tuple[str, ...]:
+    """What a part is told that is told a label beside what the part within it needs."""
+    return tuple(sorted({"label", *needs}))
+
+
 class Labelled(Conditional):
     """A density that is told the label (B,) of each image. Its factory raises ValueError for data without classes.
 
@@ -31,7 +36,7 @@ class Labelled(Conditional):
         spec: of the images, with their classes.
     """
 
-    needs = ("label",)
+    needs: tuple[str, ...] = ("label",)
 
     def __init__(self, spec: Spec) -> None:
         super().__init__()
@@ -53,12 +58,13 @@ class LabelledEncoder(Labelled):
         super().__init__(spec)
         channels, height, width = spec.image_shape
         self.encoder = encoder(replace(spec, image_shape=(channels + self.classes, height, width)), latent_shape)
+        self.needs = with_label(self.encoder.needs)
 
     def forward(self, context: Mapping[str, Tensor]) -> Distribution:
         image = context["context"]
         planes = one_hot(context["label"], self.classes, image)[:, :, None, None]
         planes = planes.expand(*image.shape[:-3], self.classes, *image.shape[-2:])
-        return self.encoder.told(torch.cat([image, planes], -3), {"label": context["label"]})
+        return self.encoder.told(torch.cat([image, planes], -3), context)
 
 
 class LabelledLikelihood(Labelled):
@@ -74,6 +80,7 @@ class LabelledLikelihood(Labelled):
         super().__init__(spec)
         *lead, size = latent_shape
         self.likelihood = likelihood((*lead, size + self.classes), spec)
+        self.needs = with_label(self.likelihood.needs)
 
     def forward(self, context: Mapping[str, Tensor]) -> Distribution:
         z, label = context["context"], context["label"]
@@ -84,7 +91,7 @@ class LabelledLikelihood(Labelled):
             )
         lead = torch.broadcast_shapes(z.shape[:-1], label.shape)
         beside = one_hot(label, self.classes, z).expand(*lead, self.classes)
-        return self.likelihood.told(torch.cat([z.expand(*lead, -1), beside], -1), {"label": label})
+        return self.likelihood.told(torch.cat([z.expand(*lead, -1), beside], -1), context)
 
     def init_from_data(self, image: Tensor) -> None:
         self.likelihood.init_from_data(image)

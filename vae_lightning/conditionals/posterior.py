@@ -9,8 +9,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, Normal
 
 from vae_lightning.conditionals.likelihood import ImageHead
-from vae_lightning.core import Conditional, Shape, Spec
-from vae_lightning.distributions import Delta
+from vae_lightning.core import Conditional, Delta, Shape, Spec
 from vae_lightning.nets import MLP, NetFactory, at_least_float32, bounded_log_scale, map_depth
 
 EncoderFactory = Callable[[Spec, Shape], Conditional]

@@ -1,6 +1,7 @@
 """The nouns: a model tells its generative story once, and a `Draw` decides where each latent comes from."""
 
 from vae_lightning.core.data import Batch, Shape, Spec, TextSpec, image_of, rows, seeded, without_image
+from vae_lightning.core.delta import Delta
 from vae_lightning.core.draws import (
     FromPosterior,
     FromPrior,
@@ -12,11 +13,12 @@ from vae_lightning.core.draws import (
     traced,
 )
 from vae_lightning.core.model import ImageTextModel, LatentModel, Loss, Model, Objective
-from vae_lightning.core.story import Conditional, Draw, Site, Story, Trace, centre, has_mean, has_rate
+from vae_lightning.core.story import Conditional, Draw, Site, Story, Trace, bits, centre, has_mean, has_rate
 
 __all__ = [
     "Batch",
     "Conditional",
+    "Delta",
     "Draw",
     "FromPosterior",
     "FromPrior",
@@ -35,6 +37,7 @@ __all__ = [
     "Story",
     "TextSpec",
     "Trace",
+    "bits",
     "centre",
     "has_mean",
     "has_rate",

@@ -82,9 +82,10 @@ class Spec:
 
 def image_of(given: Batch) -> Tensor:
     """The images of a batch, (B, C, H, W); ValueError where there are none."""
-    if "image" not in given:
+    image = given.get("image")
+    if image is None:
         raise ValueError(f"expected an image in the batch, got {', '.join(given) or 'an empty one'}.")
-    return given["image"]
+    return image
 
 
 def without_image(given: Batch) -> dict[str, Tensor]:

@@ -52,7 +52,7 @@ class FromPosterior:
 
 @dataclass
 class PosteriorMean:
-    """Takes the posterior's centre: the deterministic code of an image."""
+    """Takes the posterior's `centre`, its mean where it has one: the deterministic code of an image."""
 
     def __call__(self, name: str, p: Distribution, q: Distribution | None = None) -> Tensor:
         return centre(_required(name, q))

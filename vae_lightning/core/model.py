@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 from torch.distributions import Distribution
@@ -27,11 +27,30 @@ class Model(nn.Module, ABC):
         step, and nothing else does. Does nothing by default."""
         return
 
+    def param_groups(self) -> list[dict[str, Any]]:
+        """Groups of its own parameters, {"params": [...], "lr": ..., "name": ...}, which ask the optimiser for settings
+        of their own; those that are in none get the optimiser's. None by default."""
+        return []
+
+    @property
+    def embedder(self) -> tuple[ImageTextModel, str | None] | None:
+        """What embeds each image for it and is never trained, and the run that it is of: training then works out the
+        embeddings once and tells them in batches, as "embedding" (B, E). None by default."""
+        return None
+
     @property
     def needs(self) -> tuple[str, ...]:
         """What it must be told of a batch beside the images: ("label",) where any of its conditionals needs that."""
         parts = (part for part in self.modules() if isinstance(part, Conditional))
         return tuple(sorted({name for part in parts for name in part.needs}))
+
+
+@runtime_checkable
+class Counting(Protocol):
+    """A p(x|z) of which training keeps count, see `LatentModel.statistics`."""
+
+    def statistics(self, x: Tensor) -> dict[str, Tensor]:
+        """Of images (B, C, H, W): name -> (), without gradient."""
 
 
 class LatentModel(Model):
@@ -81,9 +100,8 @@ class LatentModel(Model):
     def statistics(self, trace: Trace) -> dict[str, Tensor]:
         """What the model keeps count of in training, of a story told there: name -> (), without gradient. Changes
         nothing: an objective puts it into its loss, and training hands it to `observe`. By default what p(x|z) says of
-        itself by a method `statistics` of the images."""
-        of_images = getattr(trace.px, "statistics", None)
-        return {} if of_images is None else of_images(trace.x)
+        itself, if it is `Counting`."""
+        return trace.px.statistics(trace.x) if isinstance(trace.px, Counting) else {}
 
     def observe(self, statistics: Mapping[str, Tensor]) -> None:
         """Hands the statistics to every conditional that is being trained."""

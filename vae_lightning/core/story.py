@@ -10,12 +10,13 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 from torch.distributions import Distribution, kl_divergence
 
 from vae_lightning.core.data import Batch
+from vae_lightning.core.delta import Delta
 
 
 class Conditional(nn.Module, ABC):
@@ -63,22 +64,44 @@ Story = Callable[[Draw], Distribution]
 
 
 def has_rate(q: Distribution) -> bool:
-    """Whether KL(q || p) can be finite: not of a continuous point mass, the code of an autoencoder."""
-    return bool(getattr(q, "has_density", True))
+    """Whether KL(q || p) can be finite: not of a continuous point mass, the code of an autoencoder, which is
+    thus told from a Gaussian that has diverged."""
+    return not isinstance(q, Delta)
+
+
+def bits(nats: Tensor) -> Tensor:
+    """The length in bits of an ideal code whose length in nats is given, any shape."""
+    return nats / math.log(2)
 
 
 def has_mean(d: Distribution) -> bool:
-    """Whether it has a mean in closed form, which a flow has not."""
+    """Whether it has a mean in closed form, which a flow has not; nor have events that are no numbers, whose mean torch
+    gives as nan."""
     try:
-        _ = d.mean
+        return not bool(d.mean.isnan().all())
     except NotImplementedError:
         return False
-    return True
+
+
+@runtime_checkable
+class Centred(Protocol):
+    """A distribution without a mean in closed form that names a point of its own in the middle, (*S, *event)."""
+
+    @property
+    def centre(self) -> Tensor: ...
 
 
 def centre(d: Distribution) -> Tensor:
-    """The mean, or a sample of a distribution that has none, such as a flow."""
-    return d.mean if has_mean(d) else d.sample()
+    """A point that stands for the distribution, (*S, *event), without noise wherever it has one: the mean, else what it
+    names its centre, else the mode; else a sample."""
+    if has_mean(d):
+        return d.mean
+    if isinstance(d, Centred):
+        return d.centre
+    try:
+        return d.mode
+    except NotImplementedError:
+        return d.sample()
 
 
 @dataclass(frozen=True)
@@ -152,12 +175,10 @@ class Trace:
         return sum((site.log_ratio() for site in self.sites.values()), start=self.log_likelihood())
 
     def scores(self) -> dict[str, Tensor]:
-        """What each image costs, nats, (B,) or (K, B): distortion; where there is a rate, rate and elbo; and where
-        images are discrete, bits, the length of a code of -ELBO."""
+        """What each image costs, nats, (B,) or (K, B): the distortion -log p(x|z), and where there is a rate, that and
+        elbo = -(rate + distortion)."""
         distortion = -self.log_likelihood()
         if not self.has_rate:
             return {"distortion": distortion}
         rate = self.kl()
-        cost = rate + distortion
-        found = {"elbo": -cost, "rate": rate, "distortion": distortion}
-        return {**found, "bits": cost / math.log(2)} if self.is_discrete else found
+        return {"elbo": -(rate + distortion), "rate": rate, "distortion": distortion}

@@ -53,7 +53,7 @@ class Batches(DistributedSampler[Any]):
             each image once.
 
     Attributes:
-        given: batches of the epoch that have been handed out.
+        handed_out: batches of the epoch that are so far.
         skip: batches to leave out of the next epoch, done before a stop; 0 again after it.
     """
 
@@ -62,7 +62,7 @@ class Batches(DistributedSampler[Any]):
     ) -> None:
         super().__init__(images, num_replicas=num_replicas, rank=rank, shuffle=False)
         self.batch_size, self.order, self.even = batch_size, order, even
-        self.given = self.skip = 0
+        self.handed_out = self.skip = 0
 
     def __len__(self) -> int:
         """As many in every process, or those that have one more would wait for the others."""
@@ -75,9 +75,9 @@ class Batches(DistributedSampler[Any]):
             order = torch.cat([order, order[: -len(order) % self.num_replicas]])
         share = order[self.rank :: self.num_replicas]
         batches = share.split(self.batch_size) if self.even else self._evenly(share)
-        self.given, self.skip = self.skip, 0
-        for batch in batches[self.given :]:
-            self.given += 1
+        self.handed_out, self.skip = self.skip, 0
+        for batch in batches[self.handed_out :]:
+            self.handed_out += 1
             yield batch
 
     def _evenly(self, share: Tensor) -> Sequence[Tensor]:
@@ -106,7 +106,7 @@ class StatefulLoader(DataLoader[Any]):
     def state_dict(self) -> dict[str, int]:
         """How many batches of the epoch are done, and what they were cut by."""
         return {
-            "batches": self.sampler.given,
+            "batches": self.sampler.handed_out,
             "batch_size": self.sampler.batch_size,
             "processes": self.sampler.num_replicas,
         }

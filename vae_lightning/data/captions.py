@@ -96,6 +96,14 @@ class Captions:
         steps.index_add_(0, (self.first + self.count).cpu(), -torch.ones(len(self), dtype=torch.int64))
         return list(dict.fromkeys(self.sentences[i] for i in steps.cumsum(0)[:-1].nonzero().flatten().tolist()))
 
+    def said_by(self, text: str) -> Tensor:
+        """The numbers of the images that one of whose sentences is this text, whatever its case, rising, (M,) int64."""
+        same = [i for i, sentence in enumerate(self.sentences) if sentence.casefold() == text.casefold()]
+        after = torch.zeros(len(self.sentences) + 1, dtype=torch.int64, device=self.first.device)
+        after[torch.tensor(same, dtype=torch.int64) + 1] = 1
+        after = after.cumsum(0)  # how many of them come before a sentence
+        return (after[self.first + self.count] > after[self.first]).nonzero()[:, 0]
+
     def texts(self) -> list[str]:
         """The sentence that stands for each image now."""
         return [self.sentences[i] for i in self.chosen.tolist()]

@@ -98,17 +98,17 @@ class ImageFolder(ImageSource):
         return tuple(class_names(self._listed["train"])) or None
 
     @property
-    def _given(self) -> dict[str, Path]:
+    def _folders(self) -> dict[str, Path]:
         """The folder of each split."""
-        given = {name: self.path / name for name in ("train", "test", "val") if (self.path / name).is_dir()}
-        if len(given) < 2 or "train" not in given:  # one folder, or something else that is called train
+        found = {name: self.path / name for name in ("train", "test", "val") if (self.path / name).is_dir()}
+        if len(found) < 2 or "train" not in found:  # one folder, or something else that is called train
             return {"train": self.path}
-        return given
+        return found
 
     @cached_property
     def _listed(self) -> dict[str, list[str]]:
         """The files of each split, listed once for the classes and for the images."""
-        return {part: list_images(folder) for part, folder in self._given.items()}
+        return {part: list_images(folder) for part, folder in self._folders.items()}
 
     def load(self, root: Path, download: bool) -> Splits:
         return Splits(**{part: images for part, (images, _) in self.named(root).items()})
@@ -118,14 +118,14 @@ class ImageFolder(ImageSource):
     ) -> dict[str, tuple[Images, list[str]]]:
         """The images of each split and their files' names below the folder, in order. Where the folder has no splits,
         `is_test` says of a name whether its image is for test in any case."""
-        shape, given, classes, listed = self.image_shape, self._given, list(self.classes or ()), self._listed
+        shape, folders, classes, listed = self.image_shape, self._folders, list(self.classes or ()), self._listed
         del self._listed  # a million names
         parts: dict[str, tuple[Images, list[str]]] = {}
-        for part, folder in given.items():
+        for part, folder in folders.items():
             images, files = self._read(folder, listed[part], classes, shape, root / "cache")
             below = "" if folder == self.path else f"{part}/"
             names = [below + file for file in files]
-            if "test" not in given and part == "train":
+            if "test" not in folders and part == "train":
                 places = torch.tensor([name_hash(file) for file in files], dtype=torch.float64)
                 test = places < max(self.test_fraction, places.min().item() + 1e-12)  # one image at least
                 test |= torch.tensor([is_test(name) for name in names])

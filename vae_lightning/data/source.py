@@ -30,6 +30,7 @@ class Images:
             for all of them in their order.
         captions: what is said of them, or None.
         columns: what a batch holds beside the images, of what there is: "label", "text", "meaning", "held_out".
+        embedding: (N, E) of a frozen tower, which a batch then holds, too; None as long as nobody has worked it out.
     """
 
     stored: Tensor
@@ -37,6 +38,7 @@ class Images:
     rows: Tensor | None = None
     captions: Captions | None = None
     columns: tuple[str, ...] = ("label", "text")
+    embedding: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.stored if self.rows is None else self.rows)
@@ -47,6 +49,7 @@ class Images:
             self,
             label=None if self.label is None else self.label[index],
             captions=None if self.captions is None else self.captions[index],
+            embedding=None if self.embedding is None else self.embedding[index],
         )
         if self.rows is None:
             return replace(chosen, stored=self.stored[index])
@@ -63,7 +66,9 @@ class Images:
             batch["label"] = self.label.index_select(0, index)
         if self.captions is not None:
             batch |= self.captions.batch(index)
-        return {name: value for name, value in batch.items() if name in ("image", *self.columns)}
+        if self.embedding is not None:
+            batch["embedding"] = self.embedding.index_select(0, index)
+        return {name: value for name, value in batch.items() if name in ("image", "embedding", *self.columns)}
 
     def batches(self, size: int, order: Tensor | None = None) -> Iterator[dict[str, Tensor]]:
         """All of them in order, or in that of `order`, `size` at a time, images as float32."""
@@ -106,6 +111,7 @@ class Images:
             rows=None,
             label=None if self.label is None else self.label.to(device),
             captions=None if self.captions is None else self.captions.to(device),
+            embedding=None if self.embedding is None else self.embedding.to(device),
         )
 
     def _fit(self, device: torch.device) -> bool:

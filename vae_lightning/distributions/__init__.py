@@ -3,7 +3,6 @@
 from vae_lightning.distributions.binary_image import BinaryImage
 from vae_lightning.distributions.bins import Autoregressive, Bins, Step
 from vae_lightning.distributions.continuous_bernoulli import ContinuousBernoulli
-from vae_lightning.distributions.delta import Delta
 from vae_lightning.distributions.diffused import Diffused, Predict, Sampler
 from vae_lightning.distributions.discretized_logistic import DiscretizedLogistic
 from vae_lightning.distributions.flow import Flow
@@ -29,7 +28,6 @@ __all__ = [
     "CategoricalLevels",
     "ContinuousBernoulli",
     "CosinePath",
-    "Delta",
     "Diffused",
     "DiscretizedLogistic",
     "Flow",

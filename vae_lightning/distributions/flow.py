@@ -16,7 +16,7 @@ class Flow(Distribution):
     """z = loc + scale f(eps) with eps ~ N(0, I), batch_shape S and event_shape (d,) (Rezende & Mohamed 2015).
 
     The last sample of its own has its density for nothing, as a function of loc, scale and f alone; that of any other
-    value takes the inverse of f. There is no closed mean: `vae_lightning.core.centre` draws a sample.
+    value takes the inverse of f. There is no mean in closed form, but a `centre`.
 
     Args:
         transform: f, noise (*S, d) to (*S, d), with `call_and_ladj` and `inv` as zuko's transforms have them; made for
@@ -37,6 +37,13 @@ class Flow(Distribution):
     def expand(self, batch_shape: Sequence[int], _instance: Distribution | None = None) -> Flow:
         shape = (*batch_shape, *self.event_shape)
         return Flow(self.transform, self.loc.expand(shape), self.scale.expand(shape))
+
+    @property
+    def centre(self) -> Tensor:
+        """Where the middle of the noise goes, loc + scale f(0), (*S, d): a point without noise, in general not the
+        mean."""
+        with torch.autocast(self.loc.device.type, enabled=False):
+            return self.loc + self.scale * self.transform(torch.zeros_like(self.loc))
 
     def rsample(self, sample_shape: Sequence[int] = torch.Size()) -> Tensor:
         shape = self._extended_shape(torch.Size(sample_shape))

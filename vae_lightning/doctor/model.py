@@ -74,17 +74,18 @@ def normalised(case: Case) -> Iterator[Finding]:
 def start(case: Case) -> Iterator[Finding]:
     batch, some, levels = case.take(32), image_of(case.some).flatten(1), case.data.levels
     trace, x = case.teller.trace(batch), image_of(batch).flatten(1)
+    scores = {name: values.mean().item() for name, values in trace.scores().items()}
     if not trace.has_rate:
         yield Finding(True, "the posterior is a point mass (an autoencoder), which has no rate.")
     else:
-        rate, latents = trace.kl().mean().item(), trace.latent_size
+        rate, latents = scores["rate"], trace.latent_size
         yield finding(
             rate <= min(10_000, 100 * latents),  # which nan is not
             f"the rate begins at {rate:.2f} nats, {rate / latents:.2f} for each of {latents} latents.",
             "warm it up (--model.objective.beta Linear, over a fifth of the training), or choose another "
             "--model.latent_model.encoder, whose start lies nearer to the prior.",
         )
-    distortion = -trace.log_likelihood().mean().item()
+    distortion = scores["distortion"]
     every = math.ceil(x.shape[1] * levels / 2**22)  # pixels are many in large images
     nll = independent_pixels_nll(some[:, ::every].cpu().split(1000), [x[:, ::every].cpu()], levels)
     baseline = nll.mean().item() * x.shape[1] / x[:, ::every].shape[1]

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from vae_lightning.checkpoint import RECORD, find_checkpoint, read_checkpoint
-from vae_lightning.compression.form import DTYPES, Form, GivenImages
+from vae_lightning.compression.form import DTYPES, Form, InputImages
 from vae_lightning.core import Shape, Spec
 from vae_lightning.data import ImageData
 from vae_lightning.data.build import build_data
@@ -24,11 +24,11 @@ SPLITS = ("train", "val", "test")
 ARRAYS = (".npy", ".npz")
 
 
-def read_images(given: list[str], spec: Spec, checkpoint: Path, needs: tuple[str, ...] = ()) -> GivenImages:
-    """The images that a command was given; for a model that needs labels, with the numbers that its classes have.
+def read_images(sources: list[str], spec: Spec, checkpoint: Path, needs: tuple[str, ...] = ()) -> InputImages:
+    """The images that a command was sources; for a model that needs labels, with the numbers that its classes have.
 
     Args:
-        given: image files and folders; or one array, .npy or .npz; or one word, train, val or test.
+        sources: image files and folders; or one array, .npy or .npz; or one word, train, val or test.
         spec: of the model's images.
         checkpoint: whose record says which data the splits are.
         needs: what the model is told of an image, ("label",) or nothing.
@@ -38,35 +38,35 @@ def read_images(given: list[str], spec: Spec, checkpoint: Path, needs: tuple[str
         ValueError: images that are not such as the model was built for, or would not come back as they are; or, where
             the model needs labels, images without, or of classes that it does not have.
     """
-    found = _read(given, spec, checkpoint, needs)
-    return replace(found, form=_by_name(found.form, spec, given[0])) if "label" in needs else found
+    found = _read(sources, spec, checkpoint, needs)
+    return replace(found, form=_by_name(found.form, spec, sources[0])) if "label" in needs else found
 
 
-def _read(given: list[str], spec: Spec, checkpoint: Path, needs: tuple[str, ...]) -> GivenImages:
+def _read(sources: list[str], spec: Spec, checkpoint: Path, needs: tuple[str, ...]) -> InputImages:
     image_shape, levels = spec.image_shape, spec.levels
-    apart = [word for word in given if word in SPLITS or Path(word).suffix.lower() in ARRAYS]
-    if apart and len(given) > 1:
+    apart = [word for word in sources if word in SPLITS or Path(word).suffix.lower() in ARRAYS]
+    if apart and len(sources) > 1:
         raise ValueError(
-            f"IMAGES: expected image files and folders, or one array, or one split, got {apart[0]} among {len(given)}: "
-            "give each its own command."
+            f"IMAGES: expected image files and folders, or one array, or one split, got {apart[0]} among "
+            f"{len(sources)}: give each its own command."
         )
-    if given[0] in SPLITS:
-        return _split(given[0], spec, checkpoint, needs)
-    paths = [Path(word).expanduser() for word in given]
+    if sources[0] in SPLITS:
+        return _split(sources[0], spec, checkpoint, needs)
+    paths = [Path(word).expanduser() for word in sources]
     if apart and not paths[0].is_dir():
         return _array(paths[0], image_shape, levels)
     files, names = find_files(paths)
     image, white = _integers(read_files(files, image_shape), levels, [str(file) for file in files])
     labels, classes = class_labels(names)
-    return GivenImages(image, Form("files", white=white, names=names, labels=labels, classes=classes))
+    return InputImages(image, Form("files", white=white, names=names, labels=labels, classes=classes))
 
 
-def _by_name(form: Form, spec: Spec, given: str) -> Form:
+def _by_name(form: Form, spec: Spec, source: str) -> Form:
     """The form with the numbers that the model's classes have: those of folders by their names, others as they are."""
     classes = spec.classes or ()
     if form.labels is None:
         raise ValueError(
-            f"{given}: expected images with their classes, as this model is told them, got images without: give a "
+            f"{source}: expected images with their classes, as this model is told them, got images without: give a "
             "folder with a sub-folder a class, a .npz array with `label`, or a split of the model's data."
         )
     if form.classes is not None:
@@ -74,15 +74,15 @@ def _by_name(form: Form, spec: Spec, given: str) -> Form:
             if name not in classes:
                 near = difflib.get_close_matches(name, classes, n=3, cutoff=0.0)
                 raise ValueError(
-                    f"{given}: expected sub-folders called as the model's classes are, got {name!r}, which is none: "
+                    f"{source}: expected sub-folders called as the model's classes are, got {name!r}, which is none: "
                     f"rename it, maybe to {' or '.join(map(repr, near))}."
                 )
         labels = tuple(classes.index(form.classes[label]) for label in form.labels)
         return replace(form, labels=labels, classes=classes)
-    if odd := [label for label in form.labels if not 0 <= label < len(classes)]:
+    if unknown := [label for label in form.labels if not 0 <= label < len(classes)]:
         raise ValueError(
-            f"{given}: expected labels 0..{len(classes) - 1}, the numbers of the model's classes, got {odd[0]}: give "
-            f"those of {', '.join(classes[:10])} in this order."
+            f"{source}: expected labels 0..{len(classes) - 1}, the numbers of the model's classes, got {unknown[0]}: "
+            f"give those of {', '.join(classes[:10])} in this order."
         )
     return replace(form, classes=classes)
 
@@ -94,15 +94,15 @@ def read_data(checkpoint: Path) -> ImageData:
     return data
 
 
-def _split(split: str, spec: Spec, checkpoint: Path, needs: tuple[str, ...]) -> GivenImages:
+def _split(split: str, spec: Spec, checkpoint: Path, needs: tuple[str, ...]) -> InputImages:
     data = read_data(checkpoint)
     data.check_matches(spec, needs)
     images = data.fixed(split)  # type: ignore[arg-type]
     labels = None if images.label is None else tuple(images.label.tolist())
-    return GivenImages(images.image, Form("split", labels=labels))
+    return InputImages(images.image, Form("split", labels=labels))
 
 
-def _array(path: Path, image_shape: Shape, levels: int) -> GivenImages:
+def _array(path: Path, image_shape: Shape, levels: int) -> InputImages:
     """A .npy of the images, or a .npz with `image` and, where there are classes, `label`."""
     array, label = _load(path)
     if array.dtype.str not in DTYPES:
@@ -133,7 +133,7 @@ def _array(path: Path, image_shape: Shape, levels: int) -> GivenImages:
                 f"{label.dtype}."
             )
         labels = tuple(label.tolist())
-    return GivenImages(image, Form("array", axes, array.dtype.str, white, labels=labels))
+    return InputImages(image, Form("array", axes, array.dtype.str, white, labels=labels))
 
 
 def _load(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
@@ -142,7 +142,10 @@ def _load(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
         if isinstance(found, np.ndarray):
             return found, None
         with found:
-            return found["image"], found.get("label")
+            image, label = (found.get(name) for name in ("image", "label"))
+            if image is None:
+                raise KeyError(f"arrays {', '.join(found)}")
+            return image, label
     except FileNotFoundError:
         raise FileNotFoundError(f"{path}: expected an array of images, got nothing there.") from None
     except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
@@ -159,10 +162,10 @@ def _integers(image: Tensor, levels: int, sources: list[str]) -> tuple[Tensor, i
         ValueError: values that the model gives no probability.
     """
     if levels == 2 and image.max() > 1:
-        odd = ((image != 0) & (image != 255)).flatten(1).any(1)
-        if not odd.any():
+        grey = ((image != 0) & (image != 255)).flatten(1).any(1)
+        if not grey.any():
             return image // 255, 255
-        row = int(odd.nonzero()[0])
+        row = int(grey.nonzero()[0])
         got = f"the value {int(image[row][(image[row] != 0) & (image[row] != 255)][0])}"
         raise ValueError(
             f"{sources[min(row, len(sources) - 1)]}: expected binary images, all of them 0 and 255 or all of them 0 "

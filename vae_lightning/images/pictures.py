@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
+from torchvision.transforms.functional import pil_to_tensor
 from torchvision.utils import make_grid
 
 from vae_lightning.core import Batch, LatentModel, PosteriorMean, image_of
@@ -22,6 +25,20 @@ def grid(images: Tensor, columns: int, levels: int) -> Tensor:
     factor = max(1, SMALLEST_SIDE // images.shape[-2])
     images = (images / (levels - 1)).clamp(0, 1).repeat_interleave(factor, -1).repeat_interleave(factor, -2)
     return (make_grid(images.cpu(), columns, padding=2, pad_value=0.5) * 255).round().to(torch.uint8)
+
+
+def with_captions(picture: Tensor, captions: Sequence[str]) -> Tensor:
+    """A grid (C, H', W') uint8 with a text for each of its rows, as many rows as texts, on white to its left; as it is
+    without texts."""
+    if not captions:
+        return picture
+    channels, height, _ = picture.shape
+    width = max(math.ceil(ImageFont.load_default().getlength(caption)) for caption in captions) + 8
+    margin = Image.new("L", (width, height), 255)
+    for row, caption in enumerate(captions):
+        ImageDraw.Draw(margin).text((4, (row + 0.5) * height / len(captions)), caption, fill=0, anchor="lm")
+    shown = pil_to_tensor(margin).expand(channels, -1, -1)
+    return torch.cat((shown, picture), -1)
 
 
 def save_picture(picture: Tensor, path: Path) -> None:

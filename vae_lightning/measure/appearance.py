@@ -80,9 +80,8 @@ def samples(tested: ModelAndData) -> Section:
     if len(train.label.unique()) < 2 or count < 50:
         return section
     classifier = train_classifier(train.image, train.label, tested.data.levels)
-    right = accuracy(classifier, test.image, test.label)
-    error = math.sqrt(right * (1 - right) / len(test))
-    section.add("classifier_accuracy", "the classifier's accuracy", percent((right, error)), "%")
+    right = percent(accuracy(classifier, test.image, test.label))
+    section.add("classifier_accuracy", "the classifier's accuracy", right, "%")
 
     def features(images: Tensor) -> Tensor:
         return in_batches(classifier.features, images.float())

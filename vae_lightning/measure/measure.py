@@ -9,7 +9,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from vae_lightning.core import LatentModel
+from vae_lightning.core import LatentModel, bits
 from vae_lightning.data import ImageData
 from vae_lightning.data.source import sha256
 from vae_lightning.images.pictures import grid, save_picture
@@ -220,12 +220,12 @@ def surprise(experiment: Experiment, data: ImageData, folder: Path, kept: dict[s
     section = Section("Self-information")
     if "bits_per_dim" not in experiment.results or "elbo" not in kept:
         return section
-    bits = (kept["nll"] if "nll" in kept else -kept["elbo"]).double() / math.log(2)
-    kept["bits"], order = bits, bits.argsort()
-    section.add("bits", "code length of an image", mean_error(bits), "bits", "lower")
-    for name, place in (("shortest", 0), ("median", len(bits) // 2), ("longest", -1)):
-        section.add(f"bits_{name}", f"the {name}", (bits[order[place]].item(), math.nan), "bits")
-    count = min(EXTREMES, len(bits) // 2)
+    length = bits((kept["nll"] if "nll" in kept else -kept["elbo"]).double())
+    kept["bits"], order = length, length.argsort()
+    section.add("bits", "code length of an image", mean_error(length), "bits", "lower")
+    for name, place in (("shortest", 0), ("median", len(length) // 2), ("longest", -1)):
+        section.add(f"bits_{name}", f"the {name}", (length[order[place]].item(), math.nan), "bits")
+    count = min(EXTREMES, len(length) // 2)
     if count:
         ends = torch.cat([order[:count], order[-count:].flip(0)])
         save_picture(grid(data.splits["test"].take(ends).float(), 8, experiment.spec.levels), folder / "surprise.png")

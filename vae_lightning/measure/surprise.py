@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,9 +9,9 @@ import torch
 from torch import Tensor
 
 from vae_lightning.compression.archive import told
-from vae_lightning.compression.exactness import given
-from vae_lightning.compression.form import GivenImages
-from vae_lightning.core import rows, seeded
+from vae_lightning.compression.exactness import batch_of
+from vae_lightning.compression.form import InputImages
+from vae_lightning.core import bits, rows, seeded
 from vae_lightning.images.pictures import grid, save_picture
 from vae_lightning.measure.measure import EXTREMES
 from vae_lightning.metrics import log_prob
@@ -36,7 +35,7 @@ class Weighed:
         """The most surprising first."""
         return [int(row) for row in self.length.argsort(descending=True, stable=True)]
 
-    def table(self, images: GivenImages) -> str:
+    def table(self, images: InputImages) -> str:
         """One line an image, the most surprising first, and the mean."""
         values = images.image[0].numel()
         unit = "bits" if self.is_discrete else "nats (a density's, no code length)"
@@ -52,7 +51,7 @@ class Weighed:
 
 
 @torch.no_grad()
-def weigh(trained: TrainedModel, images: GivenImages, num_samples: int) -> Weighed:
+def weigh(trained: TrainedModel, images: InputImages, num_samples: int) -> Weighed:
     """The surprise of each image, with the same noise at each call.
 
     Raises:
@@ -69,16 +68,17 @@ def weigh(trained: TrainedModel, images: GivenImages, num_samples: int) -> Weigh
     with seeded(0, trained.device):
         for start in range(0, len(images.image), CHUNK):
             part = slice(start, start + CHUNK)
-            batch = given(trained.latent_model, images.image[part], trained.device, rows(labels, part))
+            batch = batch_of(trained.latent_model, images.image[part], trained.device, rows(labels, part))
             trace = trained.latent_model.trace(batch)
             bound = -trace.scores()["elbo"]
             found.append((-log_prob(trained.latent_model, batch, num_samples).cpu(), bound.cpu()))
             discrete = trace.is_discrete
-    length, bound = (torch.cat(parts).double() / (math.log(2) if discrete else 1) for parts in zip(*found, strict=True))
+    nats = (torch.cat(parts).double() for parts in zip(*found, strict=True))
+    length, bound = (bits(it) if discrete else it for it in nats)
     return Weighed(length, bound, discrete, "p(x|y)" if trained.latent_model.is_conditional else "p(x)")
 
 
-def show(weighed: Weighed, images: GivenImages, levels: int, path: Path) -> str:
+def show(weighed: Weighed, images: InputImages, levels: int, path: Path) -> str:
     """Writes a picture of the most surprising images and the least; returns the sentence about it."""
     count = min(EXTREMES, max(1, len(images.image) // 2))
     order = weighed.order

@@ -14,6 +14,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from vae_lightning.core import bits
+
 
 class AUROC(NamedTuple):
     value: float
@@ -93,4 +95,4 @@ def likelihood_ratio(log_prob: Tensor, complexity: Tensor) -> Tensor:
         log_prob: log p(x), nats, (N,), of a discrete likelihood; that of a density differs by its unit of volume.
         complexity: bits, (N,), of the same images.
     """
-    return -log_prob.double() / math.log(2) - complexity
+    return bits(-log_prob.double()) - complexity

@@ -5,21 +5,12 @@ Shapes: B images, C classes. Units: nats per image.
 
 from __future__ import annotations
 
-import math
-from typing import NamedTuple
-
 import torch
 from torch import Tensor
 
 from vae_lightning.core import Batch, LatentModel, image_of
 from vae_lightning.metrics.estimators.importance import log_prob
-
-
-class Accuracy(NamedTuple):
-    """A share of images and its binomial standard error."""
-
-    value: float
-    error: float
+from vae_lightning.metrics.representation import Accuracy, share
 
 
 def frequencies(label: Tensor, classes: int) -> Tensor:
@@ -65,5 +56,4 @@ def sum_out(log_probs: Tensor, p_y: Tensor) -> Tensor:
 def accuracy(log_probs: Tensor, label: Tensor) -> Accuracy:
     """How often the class under which an image is the most probable, argmax_y log p(x|y), is its own: of log p(x|y),
     (C, B), and labels (B,)."""
-    share = (log_probs.argmax(0) == label.to(log_probs.device)).double().mean().item()
-    return Accuracy(share, math.sqrt(share * (1 - share) / len(label)))
+    return share(log_probs.argmax(0) == label.to(log_probs.device))

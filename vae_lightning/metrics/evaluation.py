@@ -139,7 +139,6 @@ class ImageEvaluation(Evaluation):
         """ELBO, rate and distortion by one posterior sample an image, nats; bits/dim where images are discrete."""
         self.latent_size = trace.latent_size
         scores = trace.scores()
-        scores.pop("bits", None)
         for name, value in scores.items():
             self.add(name, value)
         for site in trace.sites.values() if len(trace.sites) > 1 and trace.has_rate else ():
@@ -168,9 +167,9 @@ class ImageEvaluation(Evaluation):
             self.add("pareto_high", 100.0 * ~(shape <= TOO_HEAVY))
 
     def _reconstruction(self, model: LatentModel, spec: Spec, batch: Batch, trace: Trace) -> None:
-        """How an image comes back from the posterior's mean, images in [0, 1]: squared error, summed over the image;
-        peak signal-to-noise ratio, dB; structural similarity (Wang et al. 2004), where images are large enough. And the
-        squared error from the sample that the rate paid for."""
+        """How an image comes back from the posterior's mean (a flow's centre), images in [0, 1]: squared error, summed
+        over the image; peak signal-to-noise ratio, dB; structural similarity (Wang et al. 2004), where images are large
+        enough. And the squared error from the sample that the rate paid for."""
         top = spec.levels - 1
         if trace.has_rate:
             self.add("sampled_squared_error", squared_error(trace.px.mean, batch["image"], top))

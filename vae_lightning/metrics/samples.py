@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from vae_lightning.metrics.representation import Neighbours, distances, k_nearest
+from vae_lightning.metrics.representation import Accuracy, Neighbours, distances, k_nearest, share
 from vae_lightning.nets.conv import stage_sizes
 
 FEATURES = 128
@@ -108,9 +108,9 @@ def in_batches(function: Callable[[Tensor], Tensor], images: Tensor, batch_size:
     return torch.cat([function(part) for part in images.split(batch_size)])
 
 
-def accuracy(classifier: Classifier, images: Tensor, labels: Tensor) -> float:
+def accuracy(classifier: Classifier, images: Tensor, labels: Tensor) -> Accuracy:
     """Share of images whose largest logit is their label's."""
-    return (in_batches(classifier, images).argmax(1) == labels).double().mean().item()
+    return share(in_batches(classifier, images).argmax(1) == labels)
 
 
 def frechet_distance(a: Tensor, b: Tensor) -> float:

@@ -13,6 +13,7 @@ from vae_lightning.models.frozen import (
 )
 from vae_lightning.models.frozen_site import FrozenSite
 from vae_lightning.models.open_clip import OpenClipImage, OpenClipText
+from vae_lightning.models.pixels import Pixels
 from vae_lightning.models.text_tower import BagOfWords, TextTower, TextTransformer
 from vae_lightning.models.unclip import UnCLIP
 from vae_lightning.models.vae import VAE
@@ -32,6 +33,7 @@ __all__ = [
     "FrozenWhole",
     "OpenClipImage",
     "OpenClipText",
+    "Pixels",
     "TextTower",
     "TextTransformer",
     "UnCLIP",

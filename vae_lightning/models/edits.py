@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from vae_lightning.conditionals import Diffusion
 from vae_lightning.core import FromPrior, Given, centre, traced
+from vae_lightning.models.frozen_site import FrozenSite
 from vae_lightning.models.unclip import UnCLIP
 
 
@@ -39,13 +40,14 @@ def slerp(start: Tensor, end: Tensor, share: Tensor) -> Tensor:
 
 def decoder_of(model: UnCLIP) -> Diffusion:
     """The decoder, if noise can be found again that it makes a latent of; else ValueError."""
-    if not isinstance(model.decoder, Diffusion):
+    decoder = model.decoder.part if isinstance(model.decoder, FrozenSite) else model.decoder
+    if not isinstance(decoder, Diffusion):
         raise ValueError(
             "expected a text-to-image model whose decoder is a diffusion, got "
-            f"{'none' if model.decoder is None else type(model.decoder).__name__}: train that stage "
+            f"{'none' if decoder is None else type(decoder).__name__}: train that stage "
             "(configs/text2image/mnist/decoder.yaml)."
         )
-    return model.decoder
+    return decoder
 
 
 @torch.no_grad()

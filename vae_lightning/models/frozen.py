@@ -74,6 +74,7 @@ class FrozenWhole(FromRun):
     def __init__(self, run: str, record: str | None = None) -> None:
         super().__init__()
         self.model, self.spec = self._open(run, record)
+        self.run: str | None = run
         if not isinstance(self.model, self.kind):
             what = f"expected the run of a {self.kind.__name__}, got one of {type(self.model).__name__}"
             raise ValueError(f"{run}: {what}: choose another.")
@@ -84,7 +85,7 @@ class FrozenWhole(FromRun):
         """A model that is at hand, such as `load_model(run).latent_model`, frozen; no configuration rebuilds it."""
         made = cls.__new__(cls)
         nn.Module.__init__(made)
-        made.model, made.spec, made.has_weights = model, spec, True
+        made.model, made.spec, made.has_weights, made.run = model, spec, True, None
         made._freeze()
         return made
 

@@ -9,9 +9,9 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from vae_lightning.conditionals import Diffusion, SiteDensity, SiteFactory
-from vae_lightning.core import Batch, Draw, LatentModel, Site, Spec, Story, rows, seeded, traced
-from vae_lightning.distributions import Delta
+from vae_lightning.core import Batch, Delta, Draw, ImageTextModel, LatentModel, Site, Spec, Story, rows, seeded, traced
 from vae_lightning.models.frozen import Frozen, FrozenImageText
+from vae_lightning.models.pixels import Pixels
 
 CHUNK = 500
 """Images that are embedded at a time when the densities are fitted."""
@@ -29,7 +29,8 @@ class UnCLIP(LatentModel):
     Args:
         spec: of the images, with their text.
         clip: the image-text model.
-        vae: the VAE whose latent is decoded into; it tells a story of one latent and needs no labels.
+        vae: the VAE whose latent is decoded into; it tells a story of one latent and needs no labels. Null for the
+            pixels themselves, a map (C, H, W), which wants a decoder for maps.
         prior: (embedding's shape, {"text": E}) -> p(embedding | text).
         decoder: (latent's shape, {"embedding": E, "text": E}) -> p(z | embedding, text); null for the VAE's own prior,
             which knows of neither, while the prior alone is trained.
@@ -42,13 +43,13 @@ class UnCLIP(LatentModel):
         self,
         spec: Spec,
         clip: FrozenImageText,
-        vae: Frozen,
+        vae: Frozen | None,
         prior: SiteFactory = Diffusion,
         decoder: SiteFactory | None = Diffusion,
     ) -> None:
         super().__init__()
         for name, part in (("clip", clip), ("vae", vae)):
-            if (part.spec.image_shape, part.spec.levels) != (tuple(spec.image_shape), spec.levels):
+            if part is not None and (part.spec.image_shape, part.spec.levels) != (tuple(spec.image_shape), spec.levels):
                 raise ValueError(
                     f"UnCLIP.{name}: expected a run of images of shape {tuple(spec.image_shape)} with {spec.levels} "
                     f"levels, got one of {part.spec.image_shape} with {part.spec.levels}: choose another."
@@ -58,21 +59,23 @@ class UnCLIP(LatentModel):
                 "UnCLIP.clip: expected data whose captions have the tokens that it was trained with, got others: take "
                 "its data's settings, data.text among them."
             )
-        self.clip, self.vae = clip, vae
-        embedding, site = self._shapes(spec)
+        pixels = Pixels(spec)
+        self.clip = clip
+        self.vae: LatentModel = pixels if vae is None else vae
+        embedding, site = self._shapes(spec, pixels if vae is None else vae.model)
         self.latent_name = site.name
         self.prior = prior((embedding,), {"text": embedding})
         self.decoder: SiteDensity | None = None
         if decoder is not None:
             self.decoder = decoder(site.q.event_shape, {"embedding": embedding, "text": embedding})
 
-    def _shapes(self, spec: Spec) -> tuple[int, Site]:
+    def _shapes(self, spec: Spec, vae: LatentModel) -> tuple[int, Site]:
         """E and the VAE's site, of a blank image; the parts may wait for their weights."""
-        if self.vae.model.needs:
-            raise ValueError(f"UnCLIP.vae: expected one that is told nothing, got one told {self.vae.model.needs[0]}s.")
+        if needs := vae.needs:
+            raise ValueError(f"UnCLIP.vae: expected one that is told nothing, got one told {needs[0]}s.")
         blank = torch.zeros(1, *spec.image_shape)
         with torch.no_grad(), seeded(None):
-            sites = traced(self.vae.model.about({"image": blank}), blank).sites
+            sites = traced(vae.about({"image": blank}), blank).sites
             embedding = self.clip.model.embed_image(blank).shape[-1]
         if len(sites) != 1 or "embedding" in sites:
             raise ValueError(f"UnCLIP.vae: expected a story of one latent, such as z, got {', '.join(sites)}.")
@@ -82,13 +85,17 @@ class UnCLIP(LatentModel):
     def needs(self) -> tuple[str, ...]:
         return ("text",)
 
+    @property
+    def embedder(self) -> tuple[ImageTextModel, str | None]:
+        return self.clip.model, self.clip.run
+
     def told(self, given: Batch) -> dict[str, Tensor]:
         """{"text": (B, E)}, the texts' embeddings; {} where no text is given."""
         return {"text": self.clip.embed_text(given["text"])} if "text" in given else {}
 
     def about(self, given: Batch) -> Story:
         told, render = self.told(given), self.vae.about(given)
-        q = Delta(self.clip.embed_image(given["image"])) if "image" in given else None
+        q = Delta(self._embedding(given)) if "image" in given else None
 
         def story(draw: Draw) -> Distribution:
             embedding = draw("embedding", p=self.prior(told), q=q)
@@ -100,6 +107,10 @@ class UnCLIP(LatentModel):
 
         return story
 
+    def _embedding(self, given: Batch) -> Tensor:
+        """Of the images, (B, E): worked out before, where training gives it, else now."""
+        return given["embedding"] if "embedding" in given else self.clip.embed_image(given["image"])
+
     @torch.no_grad()
     def init_from_data(self, batch: Batch) -> None:
         """Fits the densities' standardisations to the posteriors' draws for training images."""
@@ -108,7 +119,7 @@ class UnCLIP(LatentModel):
             some = rows(batch, slice(first, first + CHUNK))
             image = some["image"]
             latent = next(iter(traced(self.vae.about({"image": image}), image).sites.values())).z
-            found.append({"embedding": self.clip.embed_image(image), "latent": latent, **self.told(some)})
+            found.append({"embedding": self._embedding(some), "latent": latent, **self.told(some)})
         data = {name: torch.cat([part[name] for part in found]) for name in found[0]}
         latent = data.pop("latent")
         if self.decoder is not None:

@@ -78,15 +78,7 @@ class ELBO(Objective):
         beta = self.beta.at(share)  # first, so that all that follows can be compiled as one
         model = require_stories(model, "ELBO")
         trace = model.trace(batch, self.num_samples if self.num_samples > 1 else None)
-        distortion = -trace.log_likelihood().mean()
-        rate = trace.kl().mean()
-        punished = self._punished(trace, rate)
-        value = distortion + beta * punished
-        distortion, rate = distortion.detach(), rate.detach()
-        logs = {
-            "elbo": -(distortion + rate),
-            "distortion": distortion,
-            "rate": rate,
-            "beta": beta,
-        }
-        return Loss(value, logs, model.statistics(trace))
+        terms = {name: value.mean() for name, value in trace.scores().items()}
+        value = terms["distortion"] + beta * self._punished(trace, terms["rate"])
+        logs = {name: term.detach() for name, term in terms.items()}
+        return Loss(value, {**logs, "beta": beta}, model.statistics(trace))

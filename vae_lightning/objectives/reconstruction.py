@@ -21,5 +21,5 @@ class Reconstruction(Objective):
     def forward(self, model: Model, batch: Batch, share: float) -> Loss:
         model = require_stories(model, "Reconstruction")
         trace = model.trace(batch)
-        distortion = -trace.log_likelihood().mean()
+        distortion = trace.scores()["distortion"].mean()
         return Loss(distortion, {"distortion": distortion.detach()}, model.statistics(trace))

@@ -21,17 +21,17 @@ def parameter_groups(model: Model, objective: Objective) -> list[dict[str, Any]]
     groups: list[dict[str, Any]] = []
     seen: set[int] = set()
     for name, part in (("model", model), ("objective", objective)):
-        asked: list[dict[str, Any]] = getattr(part, "param_groups", list)()
+        asked: list[dict[str, Any]] = part.param_groups()
         own = {id(parameter) for parameter in part.parameters()}
         for i, group in enumerate(asked):
-            given = [group["params"]] if isinstance(group["params"], nn.Parameter) else list(group["params"])
-            if not own.issuperset(map(id, given)):
+            theirs = [group["params"]] if isinstance(group["params"], nn.Parameter) else list(group["params"])
+            if not own.issuperset(map(id, theirs)):
                 raise ValueError(
                     f"{type(part).__name__}.param_groups: expected groups of its own parameters, got others: name only "
                     "what its parameters() has."
                 )
-            groups.append({**group, "params": given, "name": f"{name}.{group.get('name', i)}"})
-            seen |= set(map(id, given))
+            groups.append({**group, "params": theirs, "name": f"{name}.{group.get('name', i)}"})
+            seen |= set(map(id, theirs))
         groups.append({"params": [p for p in part.parameters() if id(p) not in seen], "name": name})
         seen |= own
     for group in groups:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ import vae_lightning
 from vae_lightning.checkpoint import RECORD
 from vae_lightning.core import Batch, Loss, Model, Objective, Spec, TextSpec, rows, seeded
 from vae_lightning.data import ImageData
+from vae_lightning.images.embeddings import remember
 from vae_lightning.metrics import Evaluation, ImageEvaluation
 from vae_lightning.models.build import record_of
 from vae_lightning.objectives.schedules import Schedule
@@ -137,6 +139,10 @@ class Experiment(ClipsFused, AveragedSteps):
 
     def on_fit_start(self) -> None:
         super().on_fit_start()
+        data: Any = getattr(self.trainer, "datamodule", None)
+        if isinstance(data, ImageData):
+            folder = self.trainer.log_dir if self.loggers else None
+            remember(self.latent_model, data, None if folder is None else Path(folder))
         end_epochs(self.trainer)
 
     def on_train_start(self) -> None:

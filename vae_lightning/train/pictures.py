@@ -12,8 +12,10 @@ from torch import Tensor
 
 from vae_lightning.core import Batch, Given, LatentModel, PriorMean, Site, centre, image_of, rows, seeded, without_image
 from vae_lightning.data import ImageData
-from vae_lightning.images.pictures import grid, save_picture
+from vae_lightning.images.pictures import grid, save_picture, with_captions
+from vae_lightning.models import UnCLIP
 from vae_lightning.objectives.elbo import kl_per_latent
+from vae_lightning.tokens import Tokens
 from vae_lightning.train.module import Experiment
 
 
@@ -27,11 +29,13 @@ class Picture(Callback, ABC):
     """
 
     section = "samples"
+    captions: list[str]
+    """What the picture's rows are, to be written beside them; none by default."""
 
     def __init__(self, every_n_epochs: int = 1, num_images: int = 8) -> None:
         if every_n_epochs < 1 or num_images < 1:
             raise ValueError(f"{type(self).__name__}: expected every_n_epochs and num_images of at least 1.")
-        self.every_n_epochs, self.num_images = every_n_epochs, num_images
+        self.every_n_epochs, self.num_images, self.captions = every_n_epochs, num_images, []
 
     @abstractmethod
     def draw(self, model: LatentModel, batch: Batch) -> tuple[Tensor, int] | None:
@@ -54,13 +58,14 @@ class Picture(Callback, ABC):
             drawn = self.draw(pl_module.latent_model, batch)
         if drawn is None:
             return
-        picture = grid(*drawn, levels=pl_module.spec.levels)
+        picture = with_captions(grid(*drawn, levels=pl_module.spec.levels), self.captions)
         name = type(self).__name__.lower()
         if folder is not None:
             save_picture(picture, Path(folder) / "images" / name / f"epoch_{epoch:04d}.png")
         for logger in trainer.loggers:
             if hasattr(logger, "log_image"):
-                logger.log_image(f"{self.section}/{name}", [picture.float() / 255], step=trainer.global_step)
+                said = {"caption": ["; ".join(self.captions)]} if self.captions else {}
+                logger.log_image(f"{self.section}/{name}", [picture.float() / 255], step=trainer.global_step, **said)
 
 
 def held_out(data: ImageData, count: int, device: torch.device) -> dict[str, Tensor]:
@@ -93,6 +98,45 @@ class PriorSamples(Picture):
             columns = max(1, self.num_images // len(classes))
             return model.sample({"label": classes}, columns).mean.transpose(0, 1).flatten(0, 1), columns
         return model.sample({}, self.num_images).mean, max(1, round(self.num_images**0.5))
+
+
+class CaptionSamples(Picture):
+    """Generated images of some captions, a row a caption, which stands beside it: of a text-to-image model with a
+    decoder; while the prior alone is trained there is nothing to see.
+
+    Args:
+        every_n_epochs: how often.
+        num_captions: how many held-out captions, different ones.
+        columns: images a caption.
+        captions: others, in their place.
+    """
+
+    def __init__(
+        self, every_n_epochs: int = 1, num_captions: int = 6, columns: int = 8, captions: list[str] | None = None
+    ) -> None:
+        if num_captions < 1 or columns < 1:
+            raise ValueError("CaptionSamples: expected num_captions and columns of at least 1.")
+        super().__init__(every_n_epochs, 10 * num_captions)
+        self.num_captions, self.columns, self.asked = num_captions, columns, captions
+        self._tokens: Tokens | None = None
+        self._text: Tensor | None = None
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Reads the captions before training, so that an unknown word ends it there."""
+        if isinstance(pl_module, Experiment) and "text" in pl_module.latent_model.needs:
+            self._tokens = Tokens(pl_module.spec.require_text("CaptionSamples"))
+            self._text = None if self.asked is None else self._tokens.encode(self.asked)
+
+    def draw(self, model: LatentModel, batch: Batch) -> tuple[Tensor, int] | None:
+        if not isinstance(model, UnCLIP) or model.decoder is None or self._tokens is None:
+            return None
+        text = batch["text"] if self._text is None else self._text
+        said = self._tokens.decode(text)
+        first = {caption: row for row, caption in reversed(list(enumerate(said)))}  # of equal ones the first
+        chosen = sorted(first.values())[: self.num_captions if self._text is None else None]
+        self.captions = [said[row] for row in chosen]
+        made = model.sample({"text": text[chosen].to(image_of(batch).device)}, self.columns).mean
+        return made.transpose(0, 1).flatten(0, 1), self.columns
 
 
 class Traversals(Picture):
@@ -138,7 +182,8 @@ class Traversals(Picture):
 
 
 class Interpolations(Picture):
-    """Each row goes in a straight line from one held-out image's code to another's; the originals stand at its ends."""
+    """Each row goes in a straight line from one held-out image's code to another's; the originals stand at its ends. A
+    model that is told labels is told that of the nearer end."""
 
     section = "latent"
 
@@ -156,8 +201,11 @@ class Interpolations(Picture):
         start, end = codes[:pairs], codes[pairs : 2 * pairs]
         t = torch.linspace(0, 1, self.columns, device=image.device)[:, None]
         z = torch.lerp(start[:, None], end[:, None], t)  # (pairs, columns, d)
-        given = {name: value[:pairs].repeat_interleave(self.columns, 0) for name, value in without_image(batch).items()}
+        near = (
+            torch.where(t[:, 0] < 0.5, 0, pairs) + torch.arange(pairs, device=image.device)[:, None]
+        )  # the nearer end
+        given = rows(without_image(batch), near.flatten())
         draw = Given({site.name: z.flatten(0, 1)}, PriorMean((pairs * self.columns,)))
         means = model(draw, given).mean.unflatten(0, (pairs, self.columns))
-        rows = torch.cat([image[:pairs, None], means, image[pairs : 2 * pairs, None]], 1)
-        return rows.flatten(0, 1), self.columns + 2
+        lines = torch.cat([image[:pairs, None], means, image[pairs : 2 * pairs, None]], 1)
+        return lines.flatten(0, 1), self.columns + 2

@@ -93,12 +93,6 @@ def check_training(section: Any, checkpoint: dict[str, Any] | None) -> None:
         section: the configuration of `fit`.
         checkpoint: the content of the one to go on from; None for a training from its beginning.
     """
-    if checkpoint is not None and not _knows_its_place(checkpoint):
-        raise ValueError(
-            f"{section.ckpt_path}: expected a checkpoint that knows its place within epoch {checkpoint['epoch'] + 1}, "
-            "got one of an earlier version, which does not: go on from last.ckpt, or begin another run with "
-            f"--run.warm_start {section.ckpt_path}."
-        )
     epochs, done = section.trainer.max_epochs, 0 if checkpoint is None else epochs_done(checkpoint)
     if epochs is not None and epochs != -1 and done >= epochs:
         raise ValueError(
@@ -127,12 +121,6 @@ def check_training(section: Any, checkpoint: dict[str, Any] | None) -> None:
             f"--checkpoint.save_top_k {section.checkpoint.save_top_k}: expected names that differ, got the one name "
             "`best`: add --checkpoint.filename '{epoch}'."
         )
-
-
-def _knows_its_place(checkpoint: dict[str, Any]) -> bool:
-    """Whether it is of an epoch's end, or says how many batches of its epoch were done."""
-    loop = checkpoint["loops"]["fit_loop"]
-    return bool(loop["epoch_loop.batch_progress"]["is_last_batch"] or loop["state_dict"].get("combined_loader"))
 
 
 def epochs_done(checkpoint: dict[str, Any]) -> int:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-from vae_lightning.core import FromPosterior, rows, seeded
+from vae_lightning.core import FromPosterior, image_of, rows, seeded
 from vae_lightning.data.captioned import Captioned
 from vae_lightning.data.captions import NEW_COMBINATION, Captions
 from vae_lightning.measure.context import ModelAndData
@@ -79,6 +79,19 @@ class Chain:
         return tokens[self.caption]
 
     @cached_property
+    def new_order(self) -> Tensor | None:
+        """(N, T), token ids of a sentence for each image in the order of words that training has not seen, as chance
+        has it; None where some image has none."""
+        captions, flag = self.captions, self.captions.new_order.bool()
+        last = captions.first + captions.count - 1  # they are an image's last sentences
+        known = torch.cat([flag.new_zeros(1), flag]).cumsum(0)
+        count = known[last + 1] - known[captions.first]
+        if captions.tokens is None or not count.all():
+            return None
+        uniform = torch.rand(len(count), generator=torch.Generator().manual_seed(6), dtype=torch.float64)
+        return captions.tokens[last - (uniform * count).long()]
+
+    @cached_property
     def label(self) -> Tensor:
         """(N,), the classes of the real images."""
         label = self.tested.test.label
@@ -95,7 +108,9 @@ class Chain:
     def reconstructions(self) -> Tensor:
         """E[x|z] of a draw of the VAE's posterior: what the decoder would yield if it were perfect."""
         vae = self.model.vae
-        return self._images({"image": self.real}, lambda given: vae(FromPosterior(), {"image": given["image"].float()}))
+        return self._images(
+            {"image": self.real}, lambda given: vae(FromPosterior(), {"image": image_of(given).float()})
+        )
 
     def embedded(self, image: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, E)."""
@@ -167,6 +182,11 @@ class Chain:
         """Of the captions, their own embeddings in the place of an image's."""
         return self.decoded({"embedding": self.text_embedding, "text": self.text_embedding})
 
+    def from_text(self, text: Tensor) -> Tensor:
+        """Of token ids (N, T), by the whole chain."""
+        embedded = self.embedded_text(text)
+        return self.decoded({"embedding": self.embeddings(embedded), "text": embedded})
+
     @cached_property
     def from_strange_words(self) -> Tensor:
         """Of the captions with the words' ids permuted, otherwise for each caption."""
@@ -174,8 +194,7 @@ class Chain:
         with seeded(4):
             mixed = torch.rand(len(self.text), spec.vocabulary - len(SPECIAL)).argsort(1) + len(SPECIAL)
         ids = torch.cat([torch.arange(len(SPECIAL)).expand(len(mixed), -1), mixed], 1)
-        text = self.embedded_text(ids.gather(1, self.text))
-        return self.decoded({"embedding": self.embeddings(text), "text": text})
+        return self.from_text(ids.gather(1, self.text))
 
     @cached_property
     def order(self) -> Tensor:
@@ -186,8 +205,7 @@ class Chain:
         """Of generating 64 images, from token ids on."""
         text = self.text[torch.arange(ASKED_FOR) % len(self.text)]
         start = time.perf_counter()
-        embedded = self.embedded_text(text)
-        self.decoded({"embedding": self.embeddings(embedded), "text": embedded})
+        self.from_text(text)
         return time.perf_counter() - start
 
     # -- who judges ----------------------------------------------------------------------------------------------------

@@ -56,10 +56,15 @@ def _told_apart(section: Section, chain: Chain) -> None:
         section.add("two_sample_floor", "training images' told from them", percent(floor), "%")
         own = spread_ratio(seen, real[rows], chain.caption[rows])
         section.add("embedding_spread_train", "spread of training images', over the real embeddings'", own, "")
-    if int(chain.held_out.sum()) >= FEWEST_TOLD_APART:
-        which = chain.held_out
+    which = chain.held_out
+    if int(which.sum()) >= FEWEST_TOLD_APART:
         found = two_sample(made[which], real[which], text[which])
         section.add("two_sample_held_out", "told apart, held-out combinations", percent(found), "%", "lower")
+    elif which.any():
+        section.notes.append(
+            f"Whether held-out combinations are told apart takes {FEWEST_TOLD_APART} of their images, and the test "
+            f"looked at {int(which.sum())}: raise --model.evaluation.generated."
+        )
     section.notes.append("Told from the real embeddings: 50 % is chance; the classifier knows the caption, too.")
 
 

@@ -60,6 +60,12 @@ def captions(chain: Chain) -> Section:
             chance = (seen_as == asked[chain.order])[:, 0], (seen_as == asked[chain.order]).all(1)
             for name, values in zip(("class", "all"), chance, strict=True):
                 section.add(f"caption_{name}_shuffled", f"{name} right, shuffled captions", percent(share(values)), "%")
+    if chain.new_order is not None:
+        images = chain.from_text(chain.new_order)
+        right = torch.cat([chain.judged(images)[:, None], chain.measured(images)[1]], 1) == asked
+        for name, values in (("class", right[:, 0]), ("all", right.all(1))):
+            label = f"{name} right, held-out order of words"
+            section.add(f"caption_{name}_new_order", label, percent(share(values)), "%", "higher")
     for name, label, images in (
         ("text_embedding", "the caption's embedding in the image's place", chain.from_text_embedding),
         ("strange", "words permuted", chain.from_strange_words),

@@ -12,6 +12,7 @@ from vae_lightning.measure.text2image.attributes import attributes, memory
 from vae_lightning.measure.text2image.chain import Chain
 from vae_lightning.measure.text2image.embeddings import prior
 from vae_lightning.measure.text2image.images import captions, decoder, distance, neighbours, spread
+from vae_lightning.measure.text2image.steps import steps
 from vae_lightning.metrics.text2image import Attributes
 from vae_lightning.models import UnCLIP
 from vae_lightning.report.results import Section
@@ -41,6 +42,7 @@ STUDIES = (
     ChainStudy(memory, attributes=True),
     ChainStudy(spread),
     ChainStudy(prior, decoder=False),
+    ChainStudy(steps, decoder=False),
     ChainStudy(decoder, labels=True),
     ChainStudy(distance, labels=True),
     ChainStudy(neighbours),

@@ -21,7 +21,6 @@ class Delta(Distribution):
 
     arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {}
     has_rsample = True
-    has_density = False  # what tells a point mass from a Gaussian that has diverged
 
     def __init__(self, value: Tensor, event_dim: int = 1) -> None:
         self.value = value
