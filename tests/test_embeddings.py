@@ -75,8 +75,8 @@ def test_training_is_the_same_with_and_without_kept_embeddings(monkeypatch: pyte
 
 
 def test_images_that_change_at_each_visit_are_embedded_then() -> None:
-    for change in ("horizontal_flip", "dynamic_binarization"):
-        data = digits(**{change: True})
+    for change in ({"horizontal_flip": True}, {"shift": 1}, {"dynamic_binarization": True}):
+        data = digits(**change)
         data.setup()
         remember(unclip(data.spec), data, None)
         assert data.splits["train"].embedding is None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -27,8 +29,8 @@ def prior(chain: Chain) -> Section:
     of_each_caption(section, "embedding_spread", made, real, caption)
     held_out = chain.held_out
     for of, which in (("seen", ~held_out), ("held_out", held_out)) if held_out.any() else ():
-        found = spread_ratio(made[which], real[which], caption[which])
-        section.add(f"embedding_spread_{of}", f"the same, {of.replace('_', '-')} combinations", found, "")
+        if not math.isnan((found := spread_ratio(made[which], real[which], caption[which])).value):
+            section.add(f"embedding_spread_{of}", f"the same, {of.replace('_', '-')} combinations", found, "")
     to_text = [F.cosine_similarity(it.double(), text.double(), dim=1) for it in (made, real)]
     to_others = [cosine_to_others(it, real, caption, own=own) for it, own in ((made, False), (real, True))]
     for name, what, (ours, theirs) in (
