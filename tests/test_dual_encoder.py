@@ -8,15 +8,19 @@ import types
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor, nn
 
 from tests.conftest import REPOSITORY
+from vae_lightning.checkpoint import find_checkpoint
 from vae_lightning.core import ImageTextModel, Spec
+from vae_lightning.images.input import read_data
 from vae_lightning.metrics import Retrieval
 from vae_lightning.models import BagOfWords, DualEncoder, OpenClipImage, OpenClipText, TextTransformer
 from vae_lightning.nets import VisionTransformer
@@ -207,6 +211,31 @@ def test_search_finds_what_is_asked_for(cli: Callable, monkeypatch: pytest.Monke
     refused = cli("search", "a sevn", "--ckpt_path", run)
     assert refused.status == 1
     assert "got 'sevn': did you mean seven" in refused.error
+
+
+def test_search_names_the_files_of_what_it_found(cli: Callable) -> None:
+    for i in range(40):
+        name = Path("pictures") / ("dark" if i % 2 else "light") / f"{i}.png"
+        name.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((8, 8), 6 * i, dtype=np.uint8)).save(name)
+        name.with_suffix(".txt").write_text(f"a {name.parent.name} one")
+    config = REPOSITORY / "configs" / "experiment" / "digits_clip.yaml"
+    source = "--data.source.init_args"
+    flags = ["--data.source=CaptionedFolder", f"{source}.folder=ImageFolder", f"{source}.folder.path=pictures"]
+    flags += ["--data.root=.", f"{source}.folder.channels=1", "--data.val_size=4", "--data.batch_size=8"]
+    flags += ["--model.evaluation.class_names=null", "--trainer.max_epochs=1", "--trainer.callbacks=null"]
+    done = cli("fit", "-c", config, *flags)
+    assert done.status == 0, done.err
+    found = cli("search", "a dark one", "--ckpt_path", "runs/digits_clip", "--split", "train", "-n", 9, "-o", "x.png")
+    assert found.status == 0, found.err
+    for line in found.out.splitlines()[-10:-1]:
+        name, _, caption = line.split(maxsplit=2)
+        assert (Path("pictures") / name).with_suffix(".txt").read_text() == caption
+    data = read_data(find_checkpoint("runs/digits_clip"))
+    data.setup()
+    for images in data.splits.values():
+        for image, name in zip(images.image, images.names, strict=True):
+            assert image.unique().item() == 6 * int(Path(name).stem)
 
 
 @pytest.mark.parametrize("name", ["digits_clip", "mnist_clip"])

@@ -98,3 +98,19 @@ def test_some_images_have_their_own_embeddings_and_a_file_gives_them_back(tmp_pa
         parameter.data.mul_(-1)
     torch.testing.assert_close(embedded(tower, train, tmp_path), -train.embedding)
     assert len(list((tmp_path / "embeddings").glob("*.pt"))) == 3
+
+
+def test_standardisation_is_fitted_to_all_training_images_whatever_the_batch_size() -> None:
+    """The digits are fewer than INIT_IMAGES: all of them are seen."""
+    found = []
+    for batch_size in (64, 300):
+        torch.manual_seed(0)
+        data = digits(batch_size=batch_size)
+        module, off = Losses(data), {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+        Trainer(accelerator="cpu", max_steps=1, limit_val_batches=0, **off).fit(module, data)
+        model = module.latent_model
+        mean = model.clip.embed_image(data.splits["train"].image.float()).mean(0)
+        torch.testing.assert_close(model.prior.standardisation.mean, mean, rtol=1e-4, atol=1e-5)
+        found.append(model.prior.standardisation)
+    for name, value in found[0].named_buffers():
+        assert torch.equal(value, found[1].get_buffer(name)), name

@@ -17,6 +17,7 @@ from vae_lightning import load_model
 from vae_lightning.commands.main import main
 from vae_lightning.conditionals import AutoregressivePrior
 from vae_lightning.core import PosteriorMean
+from vae_lightning.images.input import read_data
 from vae_lightning.images.pictures import save_picture
 from vae_lightning.models.build import record_of
 from vae_lightning.models.edits import held, interpolated, shown, slerp, variations
@@ -113,6 +114,28 @@ def test_the_cifar10_chain_runs_a_step_on_generated_photographs(cli: Callable) -
         assert cli("generate", "a dark photo of a bird", "-n", "2", "--ckpt_path", run).status == 0
 
 
+def test_a_stage_that_splits_its_data_otherwise_than_its_frozen_parts_is_refused(cli: Callable) -> None:
+    folder = REPOSITORY / "configs" / "text2image" / "digits"
+    assert (
+        cli("fit", "-c", folder / "vae.yaml", "--trainer.max_epochs=1", "--trainer.limit_train_batches=1").status == 0
+    )
+    vae = "runs/text2image_digits/vae"
+    stage = ["fit", "-c", folder / "prior.yaml", f"--model.latent_model.init_args.clip.init_args.run={vae}"]
+    for flag, key, said in (
+        ("--data.val_size=100", "val_size", "got 100 and there 200"),
+        ("--data.split_seed=3", "split_seed", "got 3 and there 0"),
+        ("--data.source.init_args.hold_out=false", "source", "what source holds out"),
+    ):
+        done = cli(*stage, flag)
+        assert done.status == 1
+        assert f"data.{key}: expected" in done.error, done.error
+        assert f"of the frozen {vae}, which would else have seen images that are held out here" in done.error
+        assert said in done.error
+        assert not Path("runs/text2image_digits/prior").exists()
+    done = cli(*stage)  # split as it was: what is wrong now is that a VAE is no image-text model
+    assert "expected the run of a ImageTextModel, got one of VAE" in done.error
+
+
 def test_noise_makes_the_image_again(trained: TrainedModel) -> None:
     """The equation backward and forward ends where it began, up to its steps' error; the other noise does not."""
     model, image = trained.text_to_image, torch.randint(17, (4, 1, 8, 8)).float()
@@ -179,9 +202,34 @@ def test_commands_draw_their_grids_or_say_why_not(cli: Callable, chain: Path) ->
         assert done.status == 0, done.err
         assert Path("x.png").is_file()
         Path("x.png").unlink()
+    made = {}
+    for name, seven in (("1", "a thick seven"), ("20", "a thick seven")):
+        assert cli("generate", seven, "--guidance", name, "-n", "2", *run).status == 0
+        made[name] = Path("x.png").read_bytes()
+    assert cli("generate", "a thick seven", "-n", "2", *run).status == 0
+    assert Path("x.png").read_bytes() == made["1"] != made["20"]
+    Path("x.png").unlink()
+    done = cli("generate", "seven", "a thick four", "-n", "3", "--real", "--nearest", *run)
+    assert done.status == 0, done.err
+    data = read_data(chain)
+    data.setup()
+    test = data.fixed("test")
+    chosen = test.captions.said_by("seven")
+    assert f"seven: {len(chosen)} test images" in done.out
+    with Image.open("x.png") as picture:
+        shown = torch.from_numpy(np.array(picture.convert("L"))).float()
+    assert shown.shape[0] - 2 == 2 * (shown.shape[1] - 2)  # six lines of three images
+    cell = (shown.shape[1] - 2) // 3
+    first = shown[2:cell, 2:cell]
+    size = first.shape[0] // 8
+    first = first[size // 2 :: size, size // 2 :: size]
+    torch.testing.assert_close(first / 255, test.take(chosen[:1])[0, 0].float() / 16, atol=0.01, rtol=0)
+    Path("x.png").unlink()
     for command, said in (
         (["generate", "a thick sevn"], "got 'sevn': did you mean seven?"),
         (["generate", "seven", "-n", "0"], "--num_samples: expected at least 1, got 0"),
+        (["generate", "seven", "--guidance", "-1"], "--guidance: expected a number from 0 to 20, got -1"),
+        (["variations", "a.png", "--guidance", "nan"], "--guidance: expected a number from 0 to 20, got nan"),
         (["variations", "nowhere.png"], "nowhere.png: expected an image"),
         (["interpolate", "a.png", "b.png", "-n", "1"], "--num_steps: expected at least 2"),
         ([*edit, "--strengths", "2"], "--strengths: expected shares from 0 to 1, got 2"),

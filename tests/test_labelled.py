@@ -25,6 +25,7 @@ from torch.distributions import (
 from tests.codec_models import files, loaded, saved, some
 from tests.conftest import Generated
 from tests.test_bad_input import refused
+from tests.test_experiment import DIGITS
 from vae_lightning import TrainedModel, load_model
 from vae_lightning.compression import container, decode, encode
 from vae_lightning.conditionals import (
@@ -318,6 +319,10 @@ def test_sample_by_class(cli: Callable, labelled: Path, grey: Path) -> None:
     assert (width - 2) * 10 == (height - 2) * 3  # ten rows of three
     refused(cli("sample", "--ckpt_path", labelled, "--label", "sevn"), "'sevn'", "did you mean seven")
     refused(cli("sample", "--ckpt_path", labelled, "--label", "10"), "0..9", "'10'")
+    source = ["--data.source=tests.test_flows.Unlabelled", "--data.source.shape=[1,8,8]", "--data.source.levels=17"]
+    short = ["--trainer.max_epochs=1", "--data.val_size=16", "--trainer.callbacks=null", "--run.name=plain"]
+    assert cli("fit", "-c", DIGITS, *source, *short).status == 0  # of images without classes
+    refused(cli("sample", "--ckpt_path=runs/digits/plain", "--label=3"), "expected none", "does not generate by class")
     refused(cli("sample", "--ckpt_path", grey, "--label", "7"), "label: expected none")
 
 

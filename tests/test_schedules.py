@@ -228,3 +228,45 @@ def test_a_compiled_step_is_compiled_once(beta: Schedule) -> None:
             losses.append(loss(looked.latent_model, {"image": image}, torch.tensor(share)).value.item())
         assert losses[0] == pytest.approx(losses[1], rel=1e-6)
     assert counts.frame_count == 1
+
+
+class Rates(Callback):
+    """The learning rate of each epoch."""
+
+    def __init__(self) -> None:
+        self.rates: dict[int, float] = {}
+
+    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+        self.rates[trainer.current_epoch] = trainer.optimizers[0].param_groups[0]["lr"]
+
+
+@pytest.mark.parametrize("before", [None, "step"])
+def test_a_scheduler_that_is_new_at_a_resume_goes_on_as_from_the_start(before: str | None, tmp_path: Path) -> None:
+    data = ImageData(Generated((1, 8, 8)), batch_size=16, val_size=16)
+
+    def stepped(name: str | None) -> Experiment:
+        step = None if name is None else lambda optimizer: torch.optim.lr_scheduler.StepLR(optimizer, 1, 0.5)
+        experiment = module(ELBO(), lr_scheduler=step)
+        experiment.config = {"model": {"lr_scheduler": name}}
+        return experiment
+
+    whole, parts = Rates(), Rates()
+    trainer(max_epochs=5, callbacks=[whole]).fit(stepped("step"), data)
+    first = trainer(max_epochs=3)
+    first.fit(stepped(before), data)
+    first.save_checkpoint(tmp_path / "last.ckpt")
+    trainer(max_epochs=5, callbacks=[parts]).fit(
+        stepped("step"), data, ckpt_path=tmp_path / "last.ckpt", weights_only=False
+    )
+    assert parts.rates == {3: whole.rates[3], 4: whole.rates[4]}
+    assert whole.rates[4] < whole.rates[3]
+
+
+def test_another_fit_of_the_same_module_goes_on_from_its_weights() -> None:
+    data = ImageData(Generated((1, 8, 8)), batch_size=16, val_size=16)
+    experiment = module(ELBO(), optimizer=lambda groups: torch.optim.Adam(groups, 0.03))
+    trainer(max_epochs=2).fit(experiment, data)
+    before = {name: value.clone() for name, value in experiment.state_dict().items()}
+    experiment.optimizer = lambda groups: torch.optim.SGD(groups, 0.0)
+    trainer(max_epochs=1).fit(experiment, data)
+    assert all(torch.equal(value, before[name]) for name, value in experiment.state_dict().items())

@@ -49,12 +49,15 @@ class TrainedModel(nn.Module):
         if label is None or "label" not in self.latent_model.needs:
             return {}
         known = len(self.spec.classes) if self.spec.classes else torch.iinfo(torch.long).max  # not named by the source
-        label = torch.as_tensor(label).to(self.device)
+        try:
+            label = torch.as_tensor(label).to(self.device)
+        except (TypeError, ValueError, RuntimeError):
+            raise ValueError(f"label: expected integers 0..{known - 1}, one an image, got {label!r}.") from None
         good = label.dim() == 1 and len(label) == (count or len(label)) and not label.is_floating_point()
         if not good or not len(label) or label.min() < 0 or label.max() >= known:
             raise ValueError(
-                f"label: expected a vector of integers 0..{known - 1}, one an image, got {label.tolist()[:8]} of shape "
-                f"{tuple(label.shape)}: give the classes' numbers."
+                f"label: expected a vector of integers 0..{known - 1}, one an image, got "
+                f"{label.flatten()[:8].tolist()} of shape {tuple(label.shape)}: give the classes' numbers."
             )
         return {"label": label.long()}
 
@@ -82,10 +85,16 @@ class TrainedModel(nn.Module):
         known = self._blank_story.sites
         if not values or not values.keys() <= known.keys():
             raise ValueError(f"z: expected latents among {', '.join(known)}, got {', '.join(values) or 'none'}.")
-        values = {name: value.to(self.device, self._dtype) for name, value in values.items()}
+        values = {
+            name: value.to(self.device, self._dtype if value.is_floating_point() else None)
+            for name, value in values.items()
+        }
         name, value = next(iter(values.items()))
         lead = value.shape[: value.dim() - len(known[name].q.event_shape)]
-        return self.latent_model(Given(values, FromPrior(tuple(lead))), self._labelled(label))
+        told = self._labelled(label)
+        if lead:  # one label for all of them: each has draws of its own of the other latents
+            told = {name: it.expand(lead[-1]) if len(it) == 1 else it for name, it in told.items()}
+        return self.latent_model(Given(values, FromPrior(tuple(lead))), told)
 
     @torch.no_grad()
     def sample(self, num_samples: int, label: Tensor | None = None) -> Distribution:
@@ -96,11 +105,8 @@ class TrainedModel(nn.Module):
             ValueError: the model is an autoencoder, whose codes follow no prior; or it needs labels and got none, or
                 takes none and got some.
         """
-        if label is not None and not self.latent_model.is_conditional:
-            raise ValueError(
-                "label: expected none, since this model does not generate by class, got one: leave it out, or train a "
-                "model that does (configs/prior/labelled.yaml, configs/likelihood/labelled.yaml)."
-            )
+        if label is not None:
+            self.require_by_class()
         if num_samples < 1:
             raise ValueError(f"num_samples: expected at least 1, got {num_samples}.")
         if self.is_autoencoder:
@@ -109,6 +115,14 @@ class TrainedModel(nn.Module):
                 "cannot be sampled: train a VAE (encoder GaussianPosterior, objective ELBO)."
             )
         return self.latent_model.sample(self._labelled(label), num_samples)
+
+    def require_by_class(self) -> None:
+        """Raises ValueError for a model that does not generate by class."""
+        if not self.latent_model.is_conditional:
+            raise ValueError(
+                "label: expected none, since this model does not generate by class, got one: leave it out, or train a "
+                "model that does (configs/prior/labelled.yaml, configs/likelihood/labelled.yaml)."
+            )
 
     @property
     def text_to_image(self) -> UnCLIP:

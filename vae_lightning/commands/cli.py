@@ -25,7 +25,7 @@ from vae_lightning.data.build import build_data
 from vae_lightning.files import require_writable
 from vae_lightning.measure.measure import measure
 from vae_lightning.models.build import record_of
-from vae_lightning.models.records import frozen_parts, take_records, write_records
+from vae_lightning.models.records import frozen_parts, require_same_split, take_records, write_records
 from vae_lightning.report.curve import draw_curve
 from vae_lightning.report.page import report
 from vae_lightning.report.predictions import write_predictions
@@ -121,6 +121,7 @@ class CLI(LightningCLI):
         recorded.ckpt_path = None
         text = self._parser(self.subcommand).dump(recorded, skip_none=False)
         if write_records(plain := yaml.safe_load(text)):
+            require_same_split(plain)
             text = yaml.safe_dump(plain, sort_keys=False)
         if section.ckpt_path is not None and section.run.name is None:
             checkpoint = Path(section.ckpt_path)

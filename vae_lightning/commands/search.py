@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 
-def search(command: str, given: list[str]) -> None:
+def search(command: str, arguments: list[str]) -> None:
     """vae-lightning search TEXT --ckpt_path CLIP [--split S] [-n N] [-o FILE.png] [--device D]"""
     import torch
 
@@ -28,7 +28,7 @@ def search(command: str, given: list[str]) -> None:
     parser.add_argument("-n", "--num_images", type=int, default=16, help="how many to show")
     parser.add_argument("-o", "--output", metavar="FILE.png", help="the picture; search.png in the run's folder")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    options = parser.parse_args(given)
+    options = parser.parse_args(arguments)
     require_some("num_images", options.num_images)
     checkpoint = find_checkpoint(options.ckpt_path)
     require_writable(picture := output_file(options.output, checkpoint, "search.png", (".png",)))
@@ -51,7 +51,9 @@ def search(command: str, given: list[str]) -> None:
     shown = images[near.indices]
     said = [""] * len(shown) if shown.captions is None else shown.captions.texts()
     save_picture(grid(shown.image, max(1, round(len(shown) ** 0.5)), spec.levels), picture)
-    print(f"{'image':>8}  cosine  caption")
-    for index, value, caption in zip(near.indices.tolist(), near.values.tolist(), said, strict=True):
-        print(f"{index:>8}  {value:6.4f}  {caption}".rstrip())
+    names = [str(it) for it in (near.indices.tolist() if shown.names is None else shown.names)]
+    width = max(len(name) for name in ("image   ", *names))
+    print(f"{'image':>{width}}  cosine  caption")
+    for name, value, caption in zip(names, near.values.tolist(), said, strict=True):
+        print(f"{name:>{width}}  {value:6.4f}  {caption}".rstrip())
     print(f"the {len(shown)} nearest of {len(images)} images of the {options.split} split: {picture}")

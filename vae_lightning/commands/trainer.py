@@ -136,17 +136,16 @@ class CommandTrainer(Trainer):
         file = output_file(output, Path(ckpt_path), "codes.npz", (".npz",))
         self._read(model, datamodule)
         images = datamodule.splits[split]
-        arrays: dict[str, Any] = {}
         found = [trained.encode(image_of(b), b.get("label")) for b in images.batches(datamodule.eval_batch_size)]
-        size = 0
+        arrays, size = dict[str, Any](), 0
         for name, first in found[0].items():
             prefix = "" if len(found[0]) == 1 else f"{name}_"
             code = torch.cat([centre(posterior[name]).cpu() for posterior in found]).numpy()
             arrays[f"{prefix}mean" if has_mean(first) else f"{prefix}centre"] = code
             with suppress(NotImplementedError):  # such as a flow's
-                spread = [posterior[name].variance.sqrt().cpu() for posterior in found]
-                arrays[f"{prefix}scale"] = torch.cat(spread).numpy()
-            size += code.shape[1]
+                spread = torch.cat([posterior[name].variance.sqrt().cpu() for posterior in found])
+                arrays |= {} if spread.isnan().all() else {f"{prefix}scale": spread.numpy()}  # nan of what is no number
+            size += first.event_shape.numel()
         if images.label is not None:
             arrays["label"] = images.label.numpy()
         write_atomically(file, lambda stream: np.savez(stream, **arrays))
@@ -212,7 +211,9 @@ class CommandTrainer(Trainer):
     def _asked(trained: TrainedModel, label: str | None) -> list[int]:
         """The classes to draw from: none for a model that does not generate by class, where no label is given."""
         if not trained.latent_model.is_conditional:
-            return [] if label is None else [0]
+            if label is not None:
+                trained.require_by_class()
+            return []
         if "label" not in (needs := trained.latent_model.needs):
             raise ValueError(
                 f"sample: expected a model of images, by class or not, got {type(trained.latent_model).__name__}, "

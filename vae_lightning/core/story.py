@@ -78,7 +78,7 @@ def has_mean(d: Distribution) -> bool:
     """Whether it has a mean in closed form, which a flow has not; nor have events that are no numbers, whose mean torch
     gives as nan."""
     try:
-        return not bool(d.mean.isnan().all())
+        return not bool(d.mean.isnan().any())
     except NotImplementedError:
         return False
 

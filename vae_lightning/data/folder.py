@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cached_property
 from itertools import compress
 from pathlib import Path
@@ -132,7 +133,7 @@ class ImageFolder(ImageSource):
                 parts["test"] = images[test], list(compress(names, test.tolist()))
                 images, names = images[~test], list(compress(names, (~test).tolist()))
             parts[part] = images, names
-        return parts
+        return {part: (replace(images, names=np.array(it)), it) for part, (images, it) in parts.items()}
 
     def _read(
         self, folder: Path, files: list[str], classes: list[str], shape: Shape, caches: Path

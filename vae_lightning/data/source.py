@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -31,6 +32,7 @@ class Images:
         captions: what is said of them, or None.
         columns: what a batch holds beside the images, of what there is: "label", "text", "meaning", "held_out".
         embedding: (N, E) of a frozen tower, which a batch then holds, too; None as long as nobody has worked it out.
+        names: (N,) str, of their files below the folder; None where they have none.
     """
 
     stored: Tensor
@@ -39,6 +41,7 @@ class Images:
     captions: Captions | None = None
     columns: tuple[str, ...] = ("label", "text")
     embedding: Tensor | None = None
+    names: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.stored if self.rows is None else self.rows)
@@ -50,6 +53,7 @@ class Images:
             label=None if self.label is None else self.label[index],
             captions=None if self.captions is None else self.captions[index],
             embedding=None if self.embedding is None else self.embedding[index],
+            names=None if self.names is None else self.names[index.cpu().numpy()],
         )
         if self.rows is None:
             return replace(chosen, stored=self.stored[index])

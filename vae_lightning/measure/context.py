@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from vae_lightning.core import Batch, LatentModel, PosteriorMean, centre
+from vae_lightning.core import Batch, Given, LatentModel, PosteriorMean, Recorded, centre
 from vae_lightning.data import ImageData, Images
 from vae_lightning.data.source import CHUNK_VALUES
 from vae_lightning.metrics.estimators.annealing import annealed_log_prob
@@ -69,16 +69,25 @@ class ModelAndData:
 
     @property
     def prior_knows_labels(self) -> bool:
-        """Whether the first latent's prior is one for each image's label, p(z|y)."""
-        site = next(iter(self.model.trace(next(self.batches(self.test[torch.arange(1)]))).sites.values()))
-        return bool(site.p.batch_shape) and "label" in self.model.needs
+        """Whether a latent's prior, given those before it, is another one for another label: p(z|y)."""
+        if "label" not in self.model.needs:
+            return False
+        given = next(self.batches(self.test[torch.arange(1)]))
+        sites = self.model.trace(given).sites
+        known = {name: site.z for name, site in sites.items()}
+        for label in range(len(self.data.spec.classes or ())):
+            told = Recorded(Given(known))
+            self.model(told, {**given, "label": torch.full_like(given["label"], label)})
+            if any(told.sites[name].p.log_prob(z).ne(sites[name].p.log_prob(z)).any() for name, z in known.items()):
+                return True
+        return False
 
     def codes(self, images: Images) -> Tensor:
         """The centres of all latents' posteriors, side by side, (N, d), on the CPU."""
         found = []
         for batch in self.batches(images):
             posteriors = self.model.posteriors(batch).values()
-            found.append(torch.cat([centre(q).flatten(1).cpu() for q in posteriors], 1))
+            found.append(torch.cat([centre(q).reshape(*q.batch_shape, -1).cpu() for q in posteriors], 1))
         return torch.cat(found)
 
     def reconstructions(self, rows: Tensor) -> Tensor:

@@ -12,6 +12,9 @@ from vae_lightning.checkpoint import RECORD, find_checkpoint, read_checkpoint
 from vae_lightning.models.build import record_of, spec_of
 from vae_lightning.models.frozen import FromRun
 
+SPLIT_BY = ("source", "val_size", "split_seed")
+"""Settings of the data that say which images are held out."""
+
 
 def frozen_parts(config: Any, before: Any = None) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
     """The settings of every frozen part of a configuration, parsed or plain, and what another configuration says at the
@@ -55,5 +58,38 @@ def write_records(config: Any) -> bool:
         if settings.get("record") is None:
             said = read_checkpoint(find_checkpoint(settings["run"]))[RECORD]
             model = {key: said["config"]["model"].get(key) for key in ("latent_model", "channels_last")}
-            settings["record"] = json.dumps({"config": {"model": model}, **record_of(spec_of(said))})
+            data = {key: said["config"]["data"].get(key) for key in SPLIT_BY}
+            settings["record"] = json.dumps({"config": {"model": model, "data": data}, **record_of(spec_of(said))})
     return bool(found)
+
+
+def require_same_split(config: Any) -> None:
+    """Raises ValueError where a frozen part of a configuration with records was trained on the same data set as this
+    one, split otherwise: it has seen images that are held out here. Of another data set nothing can be said."""
+    data = _mapping(_mapping(config).get("data"))
+    for settings, _ in frozen_parts(config):
+        before = json.loads(settings["record"])["config"].get("data")  # which a record of an earlier version lacks
+        if before is None or _images_of(before["source"]) != _images_of(data.get("source")):
+            continue
+        for key in SPLIT_BY:
+            if before[key] != data.get(key):
+                what = "what source holds out" if key == "source" else key
+                raise ValueError(
+                    f"data.{key}: expected {what} as in the training of the frozen {settings['run']}, which would "
+                    f"else have seen images that are held out here, got {_told(data.get(key))} and there "
+                    f"{_told(before[key])}: make them agree, or train that run again."
+                )
+
+
+def _images_of(source: Any) -> Any:
+    """The source that others are wrapped around, as captions are around labelled images."""
+    inner = _mapping(_mapping(source).get("init_args"))
+    for name in ("source", "folder"):
+        if "class_path" in _mapping(inner.get(name)):
+            return _images_of(inner[name])
+    return source
+
+
+def _told(setting: Any) -> str:
+    """A setting in a sentence."""
+    return json.dumps(setting).replace('"', "").replace("vae_lightning.data.", "")

@@ -21,8 +21,17 @@ def require_stories(model: Model, objective: str) -> LatentModel:
 
 
 def require_density(model: Model, batch: Batch, objective: str) -> None:
-    """Raises ValueError where a posterior of the model's is a point mass."""
-    if not require_stories(model, objective).trace(batch).has_rate:
+    """Raises ValueError where a posterior of the model's is a point mass, or has draws that pass no gradient on."""
+    with torch.enable_grad():
+        trace = require_stories(model, objective).trace(batch)
+        for site in trace.sites.values():
+            if not site.q.has_rsample and site.q.log_prob(site.z.detach()).requires_grad:
+                raise ValueError(
+                    f"the objective {objective} needs posteriors whose draws pass gradients on, got "
+                    f"{type(site.q).__name__} at {site.name!r}, whose encoder would learn from its rate alone: choose "
+                    "one with rsample, such as torch's OneHotCategoricalStraightThrough or RelaxedOneHotCategorical."
+                )
+    if not trace.has_rate:
         raise ValueError(
             f"the objective {objective} needs a posterior with a density, got a point mass (an autoencoder), whose KL "
             "to the prior is infinite: choose the encoder GaussianPosterior, or the objective Reconstruction."
@@ -30,8 +39,8 @@ def require_density(model: Model, batch: Batch, objective: str) -> None:
 
 
 def kl_per_latent(site: Site) -> Tensor:
-    """KL(q || p) of each latent dimension, (B, d) or (K, B, d); raises ValueError unless both factorise and torch has
-    the pair."""
+    """KL(q || p) of each number of a latent, (B, *event) or (K, B, *event); raises ValueError unless both
+    factorise and torch has the pair."""
     q, p = site.q, site.p
     if not (isinstance(q, Independent) and isinstance(p, Independent)):
         raise ValueError(
@@ -41,9 +50,9 @@ def kl_per_latent(site: Site) -> Tensor:
     return kl_divergence(q.base_dist, p.base_dist)
 
 
-def _batch_mean(kl: Tensor) -> Tensor:
-    """(B, d) or, where the prior hangs on a latent drawn K times, (K, B, d) -> (d,)."""
-    return kl.flatten(0, -2).mean(0)
+def _batch_mean(kl: Tensor, site: Site) -> Tensor:
+    """(B, *event) or, where the prior hangs on a latent drawn K times, (K, B, *event) -> (*event)."""
+    return kl.flatten(0, kl.dim() - len(site.q.event_shape) - 1).mean(0)
 
 
 class ELBO(Objective):
@@ -71,7 +80,7 @@ class ELBO(Objective):
     def _punished(self, trace: Trace, rate: Tensor) -> Tensor:
         if not self.free_bits:
             return rate
-        kl = [_batch_mean(kl_per_latent(site)).clamp_min(self.free_bits).sum() for site in trace.sites.values()]
+        kl = [_batch_mean(kl_per_latent(site), site).clamp_min(self.free_bits).sum() for site in trace.sites.values()]
         return torch.stack(kl).sum()
 
     def forward(self, model: Model, batch: Batch, share: float) -> Loss:

@@ -183,6 +183,10 @@ class Experiment(ClipsFused, AveragedSteps):
             self.log("loss", loss.value.detach(), prog_bar=True, logger=False)
         return loss.value
 
+    def on_train_end(self) -> None:
+        super().on_train_end()
+        self.is_warm = True  # another fit of the same module goes on from its weights
+
     def on_train_epoch_end(self) -> None:
         self._require_finite()
 

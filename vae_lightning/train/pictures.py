@@ -162,6 +162,8 @@ class Traversals(Picture):
             return None
         site = next(iter(trace.sites.values()))
         codes = centre(site.q)
+        if codes.dim() != 2 or not codes.is_floating_point():  # a map, or names that nothing lies between
+            return None
         scale, middle = codes.std(0), codes.mean(0)
         latents = self._information(site, scale).argsort(descending=True)[: self.rows]
         steps = torch.linspace(-3, 3, self.columns, device=codes.device)
@@ -198,12 +200,13 @@ class Interpolations(Picture):
             return None
         site = next(iter(trace.sites.values()))
         codes = centre(site.q)
+        if not codes.is_floating_point():
+            return None
         start, end = codes[:pairs], codes[pairs : 2 * pairs]
-        t = torch.linspace(0, 1, self.columns, device=image.device)[:, None]
-        z = torch.lerp(start[:, None], end[:, None], t)  # (pairs, columns, d)
-        near = (
-            torch.where(t[:, 0] < 0.5, 0, pairs) + torch.arange(pairs, device=image.device)[:, None]
-        )  # the nearer end
+        t = torch.linspace(0, 1, self.columns, device=image.device)
+        z = torch.lerp(start[:, None], end[:, None], t.view(-1, *[1] * (codes.dim() - 1)))  # (pairs, columns, *event)
+        nearer = pairs * (t >= 0.5).long()
+        near = nearer + torch.arange(pairs, device=image.device)[:, None]  # (pairs, columns)
         given = rows(without_image(batch), near.flatten())
         draw = Given({site.name: z.flatten(0, 1)}, PriorMean((pairs * self.columns,)))
         means = model(draw, given).mean.unflatten(0, (pairs, self.columns))

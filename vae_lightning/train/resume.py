@@ -55,7 +55,7 @@ def resettle(trainer: Trainer, fresh: Any) -> None:
         scheduler = fresh["lr_scheduler"]["scheduler"]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # no optimiser step comes between these
-            for _ in range(restored[0].scheduler.last_epoch):
+            for _ in range(max(restored[0].scheduler.last_epoch, trainer.current_epoch)):  # 0 of one that is new
                 scheduler.step()
         restored[0].scheduler.load_state_dict(scheduler.state_dict())
     for group, new in zip(trainer.optimizers[0].param_groups, optimizer.param_groups, strict=True):

@@ -82,6 +82,7 @@ class Joint:
         trace = traced(self.story, self.image)
         self.sites, self.last = trace.sites, list(trace.sites)[-1]
         self.shapes = {name: site.q.event_shape for name, site in trace.sites.items()}
+        self.codes = {name: site.z.dtype for name, site in trace.sites.items() if not site.z.is_floating_point()}
         self.size = trace.latent_size
         if not trace.has_rate:
             raise ValueError(
@@ -107,6 +108,10 @@ class Joint:
             for name, shape in self.shapes.items()
         ]
         return torch.cat(flat, -1) if len(flat) > 1 else flat[0]
+
+    def split(self, z: Tensor) -> dict[str, Tensor]:
+        """(*S, D) -> latents by name, (*S, *event) each; codes are integers again."""
+        return {name: part.to(self.codes.get(name)) for name, part in split(self.shapes, z).items()}
 
     @torch.no_grad()
     def posterior(self, num_samples: int) -> dict[str, Site]:
@@ -139,7 +144,7 @@ class Joint:
     def log_densities(self, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """log q(z|x), log p(z) and log p(x|z) in nats, S each, of latents z (*S, D), by one telling of the story."""
         with _unchecked():
-            draw = Recorded(Given(split(self.shapes, z)))
+            draw = Recorded(Given(self.split(z)))
             log_px = self.story(draw).log_prob(self.image)
             log_p = sum_of(site.p.log_prob(site.z) for site in draw.sites.values())
             log_q = sum_of(site.q.log_prob(site.z) for site in draw.sites.values())
@@ -147,7 +152,7 @@ class Joint:
 
     def log_q(self, z: Tensor) -> Tensor:
         """log q(z|x) in nats, S, of latents z (*S, D); nothing is decoded."""
-        draw = Recorded(Given(split(self.shapes, z)))
+        draw = Recorded(Given(self.split(z)))
         told_until(self.story, draw, self.last)
         return sum_of(site.q.log_prob(site.z) for site in draw.sites.values())
 
