@@ -41,7 +41,7 @@ blur: $(STAMP) ## Train the digits with five likelihoods and two priors and comp
 	done
 	$(RUN) compare $(addprefix runs/blur/,$(BLUR))
 
-text2image: $(STAMP) ## Train the text-to-image chain on captioned MNIST in runs/text2image_mnist (half an hour); goes on where it was stopped
+text2image: $(STAMP) ## Train the text-to-image chain on captioned MNIST in runs/text2image_mnist (35 minutes of one core); goes on where it was stopped
 text2image-digits: $(STAMP) ## The same on the 8x8 digits (two minutes), in runs/text2image_digits
 text2image text2image-digits:
 	set -e; data=$(if $(findstring digits,$@),digits,mnist); runs=runs/text2image_$$data; \
