@@ -41,6 +41,7 @@ def test_the_hand_written_loop_has_the_loss_curve_of_fit(name: str, side: int) -
     assert losses[-1] < losses[0]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs g++")
 def test_compiled_they_have_the_same_noise_and_not_the_uncompiled_one() -> None:
     uncompiled, _ = curves("mlp", 28)

@@ -262,7 +262,11 @@ def as_context(value: Tensor, label: Tensor) -> tuple[Tensor, dict[str, Tensor]]
 
 
 @pytest.mark.parametrize(
-    ("path", "times"), [(CosinePath(), UniformTimes()), (StraightPath(), LogitNormalTimes())], ids=["v", "flow"]
+    ("path", "times"),
+    [
+        pytest.param(CosinePath(), UniformTimes(), id="v", marks=pytest.mark.slow),
+        pytest.param(StraightPath(), LogitNormalTimes(), id="flow"),
+    ],
 )
 def test_a_trained_one_has_the_spread_within_each_condition(path: Path, times: Times) -> None:
     made = trained(path, PredictVelocity(), times)
