@@ -95,7 +95,7 @@ class Retrieval(Evaluation):
             )
         image = model.embed_image(image_of(batch))
         caption = batch.get("caption", batch["text"])
-        rows = {"image": image, "caption": caption} | {k: batch[k] for k in ("held_out",) if k in batch}
+        rows = {"embedding": image, "caption": caption} | {k: batch[k] for k in ("held_out",) if k in batch}
         for name, value in rows.items():
             self._rows.setdefault(name, []).append(value.cpu())
         new = [row for row in caption.unique(dim=0) if tuple(row.tolist()) not in self._captions]
@@ -134,7 +134,7 @@ class Retrieval(Evaluation):
         keys, number = known["key"].unique(dim=0, return_inverse=True)  # a caption may come from several processes
         text = known["text"].new_zeros(len(keys), known["text"].shape[1]).index_copy_(0, number, known["text"])
         right = torch.cat((keys, rows["caption"])).unique(dim=0, return_inverse=True)[1][len(keys) :]  # (N,)
-        image = rows["image"]
+        image = rows["embedding"]
         numbers = torch.arange(len(text))
         of_image = torch.cat(
             [ranks(i, text, r[:, None] == numbers) for i, r in zip(image.split(ROWS), right.split(ROWS), strict=True)]
