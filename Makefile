@@ -13,7 +13,7 @@ CHAIN := vae clip prior decoder
 DIGITS := "a thick left-slanted seven" "a thin upright three" "a right-slanted nine"
 PHOTOS := "a bright warm photo of a horse" "a dark cool photo of a ship" "a photo of a frog"
 
-.PHONY: help install demo rd blur text2image text2image-digits text2image-cifar10 text2image-emoji codec test test-full bench lint format clean
+.PHONY: help install demo rd blur text2image text2image-digits text2image-cifar10 text2image-emoji codec test test-full bench docs lint format clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -88,6 +88,10 @@ bench: $(STAMP) ## Measure speed against a hand-written loop and the machine's l
 	$(BIN)/python -m benchmarks.train mlp
 	$(BIN)/python -m benchmarks.train conv
 	$(BIN)/python -m benchmarks.scale
+
+docs: $(STAMP) ## Build the documentation as pages, build/docs/index.html
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
+	@echo build/docs/index.html
 
 lint: $(STAMP) ## Check format, style, import contract and types
 	$(BIN)/ruff format --check .
