@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import math
 import zlib
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -20,8 +19,9 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
+from vae_lightning.core import Spec
 from vae_lightning.data import Images
-from vae_lightning.measure.anomaly import fit_in
+from vae_lightning.images.given import fit_in
 from vae_lightning.metrics import representation
 from vae_lightning.metrics.anomaly import auroc, complexity, likelihood_ratio
 from vae_lightning.metrics.representation import k_nearest, knn_accuracy, label_efficiency, linear_probe
@@ -222,12 +222,12 @@ def test_ood_images_come_as_a_models_own() -> None:
     colours = torch.randint(0, 256, (5, 3, 8, 8), dtype=torch.uint8)
     pictures = [Image.fromarray(image.permute(1, 2, 0).numpy()) for image in colours]
     luma = torch.stack([torch.from_numpy(np.array(picture.convert("L"))) for picture in pictures])[:, None]
-    grey_model = SimpleNamespace(image_shape=(1, 8, 8), levels=256, split_seed=0)
-    assert (fit_in(Images(colours), 256, grey_model) - luma).abs().max() <= 1
-    colour_model = SimpleNamespace(image_shape=(3, 8, 8), levels=256, split_seed=0)
-    torch.testing.assert_close(fit_in(Images(luma), 256, colour_model), luma.float().expand(-1, 3, -1, -1))
-    small = SimpleNamespace(image_shape=(3, 4, 2), levels=16, split_seed=0)
-    assert fit_in(Images(colours), 256, small).shape == (5, 3, 4, 2)
-    assert fit_in(Images(colours), 256, small).max() <= 15
-    binary = SimpleNamespace(image_shape=(1, 8, 8), levels=2, split_seed=0)
-    assert set(fit_in(Images(colours), 256, binary).unique().tolist()) == {0, 1}
+    grey_model = Spec((1, 8, 8), 256)
+    assert (fit_in(Images(colours), 256, grey_model, 0) - luma).abs().max() <= 1
+    colour_model = Spec((3, 8, 8), 256)
+    torch.testing.assert_close(fit_in(Images(luma), 256, colour_model, 0), luma.float().expand(-1, 3, -1, -1))
+    small = Spec((3, 4, 2), 16)
+    assert fit_in(Images(colours), 256, small, 0).shape == (5, 3, 4, 2)
+    assert fit_in(Images(colours), 256, small, 0).max() <= 15
+    binary = Spec((1, 8, 8), 2)
+    assert set(fit_in(Images(colours), 256, binary, 0).unique().tolist()) == {0, 1}

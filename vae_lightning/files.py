@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -50,3 +51,43 @@ def write_atomically(path: Path, content: str | bytes | Callable[[IO[bytes]], An
             content(stream)
         else:
             stream.write(content.encode() if isinstance(content, str) else content)
+
+
+def require_new(path: Path, overwrite: bool = False) -> None:
+    """Raises FileExistsError where a file of that name would be lost without being asked."""
+    if os.path.lexists(path) and not path.is_dir() and not overwrite:
+        raise FileExistsError(
+            f"{path} exists and is not overwritten: choose another with --output, or add --overwrite."
+        )
+
+
+def require_replaceable(folder: Path, mark: str, overwrite: bool) -> None:
+    """Raises OSError where `replaced` could not write a folder, or would lose what it must not: anything but what an
+    earlier call wrote there, which a file called `mark` in it tells, and that only if it is to be overwritten."""
+    require_writable(folder / mark)
+    if not os.path.lexists(folder) or (folder.is_dir() and not any(folder.iterdir())):
+        return
+    if not (folder / mark).is_file() or folder.is_symlink():
+        got = "another one" if folder.is_dir() else "a file"
+        raise FileExistsError(
+            f"{folder}: expected a folder that is new, empty, or of an earlier call, got {got}: choose another."
+        )
+    if not overwrite:
+        raise FileExistsError(
+            f"{folder} exists and is not overwritten: choose another with --output, or add --overwrite."
+        )
+
+
+@contextmanager
+def replaced(folder: Path) -> Iterator[Path]:
+    """A new folder that takes the place of `folder`, whatever is there, when all of it was written."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    part = folder.parent / f".{folder.resolve().name}.{os.getpid()}.part"
+    try:
+        part.mkdir()
+        yield part
+        if folder.exists():
+            shutil.rmtree(folder)
+        os.replace(part, folder)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)

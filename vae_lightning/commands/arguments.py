@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import tempfile
 import warnings
@@ -62,6 +63,29 @@ def _find_option(args: list[str], name: str) -> tuple[int, str | None]:
         if arg == name and i + 1 < len(args):
             return i, args[i + 1]
     return -1, None
+
+
+def with_images(options: list[str]) -> list[str]:
+    """Options, with words that belong to no flag put behind --images, as one list.
+
+    Raises:
+        ValueError: images are named by the flag as well.
+    """
+    words: list[str] = []
+    rest: list[str] = []
+    waits = False  # the flag before waits for its value
+    for option in options:
+        if waits or option.startswith("-"):
+            rest.append(option)
+            alone = option in ("-h", "--help") or option.startswith("--print_config")
+            waits = not waits and "=" not in option and not alone
+        else:
+            words.append(option)
+    if not words:
+        return options
+    if any(option.partition("=")[0] in ("--images", "--images+") for option in rest):
+        raise ValueError(f"--images: expected the images once, got {words[0]} beside it: give all of them as words.")
+    return [*rest, f"--images={json.dumps(words)}"]
 
 
 NOISE = (

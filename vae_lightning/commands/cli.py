@@ -17,7 +17,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from vae_lightning import conditionals, data, metrics, models, nets, objectives
 from vae_lightning.checkpoint import RECORD, find_checkpoint, folder_of, load_weights, read_checkpoint
-from vae_lightning.commands.arguments import Opened, checkpoint_config, quieten
+from vae_lightning.commands.arguments import Opened, checkpoint_config, quieten, with_images
 from vae_lightning.commands.explain import explain
 from vae_lightning.commands.trainer import CommandTrainer
 from vae_lightning.data import ImageData
@@ -28,19 +28,20 @@ from vae_lightning.models.build import record_of
 from vae_lightning.models.records import frozen_parts, require_same_split, take_records, write_records
 from vae_lightning.report.curve import draw_curve
 from vae_lightning.report.page import report
-from vae_lightning.report.predictions import write_predictions
 from vae_lightning.report.results import FILE
 from vae_lightning.run.folder import INHERITED, RecordRun, Run, claim, drop_if_unused, newest_run
 from vae_lightning.run.loggers import CSVHistory, as_list, attach, finish, place_wandb
-from vae_lightning.train import pictures, progress
+from vae_lightning.train import pictures, plane, progress
 from vae_lightning.train.best import HEADLINE, BestCheckpoint
 from vae_lightning.train.loop import ask_cuda_directly, use_fast_loop
 from vae_lightning.train.module import Experiment
 from vae_lightning.train.process import part_company, tune_process, with_float64
 from vae_lightning.train.resume import check_training
 
-SLOTS = (conditionals, metrics, models, nets, objectives, pictures, progress)
+SLOTS = (conditionals, metrics, models, nets, objectives, pictures, plane, progress)
 """Imported so that configuration files can name their classes by the last word alone."""
+TAKE_IMAGES = ("predict", "reconstruct", "encode", "anomaly")
+"""Commands with images of the user's own, named as words without a flag."""
 
 
 class CLI(LightningCLI):
@@ -165,7 +166,7 @@ class CLI(LightningCLI):
         path = Path(self.section.ckpt_path)
         load_weights(self.model, self._read(path)["state_dict"], path)
         self.opened = None
-        if self.subcommand in ("validate", "test", "predict"):
+        if self.subcommand in ("validate", "test"):
             self.config_init[self.subcommand].ckpt_path = None  # the Trainer need not load them again
 
     # -- what happens around the Trainer's own methods -----------------------------------------------------------------
@@ -190,16 +191,6 @@ class CLI(LightningCLI):
                 attach(self.trainer.loggers, report(self.run_folder), "report")
                 finish(self.trainer.loggers)
 
-    def predict(self, **kwargs: Any) -> None:
-        if self.trainer.world_size > 1:
-            raise ValueError(f"predict: expected one process, got {self.trainer.world_size}: set --trainer.devices 1.")
-        batches: Any = self.trainer.predict(return_predictions=True, **kwargs)
-        assert self.run_folder is not None
-        assert batches
-        path = self.run_folder / "predictions.csv"
-        names = write_predictions(batches, path)
-        print(f"{', '.join(names)} of each test image, nats (bits where so named): {path}")
-
 
 def run(command: str, options: list[str]) -> None:
     """Runs one of Lightning's commands, or of those of `CommandTrainer`.
@@ -214,6 +205,7 @@ def run(command: str, options: list[str]) -> None:
     tune_process()
     ask_cuda_directly()
     strict = {"exit_on_error": False, "allow_abbrev": False}  # errors come here; a misspelt flag is no abbreviation
+    options = with_images(options) if command in TAKE_IMAGES else options
     arguments, before = [command, *options], sys.argv
     try:
         with checkpoint_config(arguments) as (full, opened):

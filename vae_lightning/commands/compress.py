@@ -48,7 +48,7 @@ def compress(command: str, arguments: list[str]) -> None:
     require_writable(output)
     if os.path.lexists(output) and not options.overwrite:
         raise FileExistsError(f"{output} exists and is not overwritten: choose another with -o, or add --overwrite.")
-    trained, checkpoint = _load(options.ckpt_path, options.device)
+    trained, checkpoint = load(options.ckpt_path, options.device)
     settings = archive.coder_settings(options.batch_size, trained)
     images = read_images(options.images, trained.spec, checkpoint, trained.latent_model.needs)
     done_at: list[float] = []
@@ -91,7 +91,7 @@ def decompress(command: str, arguments: list[str]) -> None:
     contents = container.read(file)
     header = contents.header
     require_room(header.form, output, options.overwrite, header.image_shape[0])
-    trained, _ = _load(options.ckpt_path, header.writer.device)
+    trained, _ = load(options.ckpt_path, header.writer.device)
     with _progress("decompress", header.values, header.count) as step:
         try:
             images = archive.decompress(trained, contents, step)
@@ -114,7 +114,7 @@ def inspect(command: str, arguments: list[str]) -> None:
 
 def surprise(command: str, arguments: list[str]) -> None:
     """vae-lightning surprise IMAGES... --ckpt_path MODEL [-o FILE.png] [--num_samples K]"""
-    from vae_lightning.commands.trainer import output_file, require_some
+    from vae_lightning.commands.scoring import output_file, require_some
     from vae_lightning.images.input import read_images
     from vae_lightning.measure.surprise import show, weigh
 
@@ -122,19 +122,20 @@ def surprise(command: str, arguments: list[str]) -> None:
     parser.add_argument("images", nargs="+", metavar="IMAGES", help=IMAGES)
     parser.add_argument("--ckpt_path", required=True, metavar="MODEL", help=CHECKPOINT)
     parser.add_argument("-o", "--output", metavar="FILE.png", help="the picture; surprising.png in the run's folder")
+    parser.add_argument("--overwrite", action="store_true", help="an older file of that name may be lost")
     parser.add_argument("--num_samples", type=int, default=100, help="importance samples an image")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     options = parser.parse_args(arguments)
     require_some("num_samples", options.num_samples)
-    trained, checkpoint = _load(options.ckpt_path, options.device)
-    require_writable(picture := output_file(options.output, checkpoint, "surprising.png", (".png",)))
+    trained, checkpoint = load(options.ckpt_path, options.device)
+    picture = output_file(options.output, checkpoint, "surprising.png", (".png",), options.overwrite)
     images = read_images(options.images, trained.spec, checkpoint, trained.latent_model.needs)
     weighed = weigh(trained, images, options.num_samples)
     shown = show(weighed, images, trained.spec.levels, picture)
     print(f"{weighed.table(images)}\n{shown}")
 
 
-def _load(ckpt_path: str, device: str) -> tuple[TrainedModel, Path]:
+def load(ckpt_path: str, device: str) -> tuple[TrainedModel, Path]:
     """The model on its device, and its checkpoint."""
     import torch
 

@@ -19,8 +19,8 @@ def status(command: Callable[[], None], catch_sigterm: bool) -> int:
 
     Args:
         command: what to run, imports of the libraries included.
-        catch_sigterm: end by an exception at SIGTERM, so that files that are not whole are removed; Lightning's own
-            commands see to it themselves.
+        catch_sigterm: end by an exception at SIGTERM, so that files that are not whole are removed; a training, which
+            Lightning stops at its next step, sees to it itself.
     """
     before = signal.signal(signal.SIGTERM, _terminate) if catch_sigterm else None
     here = os.getcwd()

@@ -25,11 +25,12 @@ COMMANDS = {
     "fit": Command("train a model"),
     "validate": Command("measure the bound on the validation images"),
     "test": Command("measure everything on the test images, beside the baselines"),
-    "predict": Command("score each test image: ELBO, rate, distortion"),
+    "predict": Command("score each image: ELBO, rate, distortion"),
     "sample": Command("draw images from the prior"),
     "reconstruct": Command("show images beside their reconstructions"),
     "encode": Command("write the posterior of each image"),
-    "anomaly": Command("tell another data set's images from the model's own"),
+    "anomaly": Command("tell other images from the model's own"),
+    "detect": Command("find anomalous images, and where", "vae_lightning.commands.detect:detect"),
     "doctor": Command("look a configuration and its data over before training"),
     "search": Command("show the images that are nearest to a text", "vae_lightning.commands.search:search"),
     "generate": Command("make images of what a text says", "vae_lightning.commands.text2image:generate"),
@@ -82,4 +83,4 @@ def main(args: list[str] | None = None) -> int:
         runs: Callable[[str, list[str]], None] = getattr(importlib.import_module(module), function)
         runs(name, arguments[1:])
 
-    return status(run, catch_sigterm=COMMANDS[name].runs != LIGHTNING)
+    return status(run, catch_sigterm=name != "fit")

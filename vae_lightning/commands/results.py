@@ -5,7 +5,10 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from vae_lightning.files import require_new
 from vae_lightning.run.find import find_run
+
+FILES = ("compare.txt", "compare.csv", "compare.html")
 
 
 def compare(command: str, arguments: list[str]) -> None:
@@ -20,8 +23,11 @@ def compare(command: str, arguments: list[str]) -> None:
     parser.add_argument(
         "--output", type=Path, help="folder for compare.txt, .csv and .html; the first run's by default"
     )
+    parser.add_argument("--overwrite", action="store_true", help="an older comparison in --output may be lost")
     options = parser.parse_args(arguments)
     runs = [find_run(path) for path in options.runs]
+    for name in FILES if options.output is not None else ():
+        require_new(options.output / name, options.overwrite)
     comparison, folder = put_side_by_side(runs), options.output or runs[0]
     print(text(comparison))
     write(comparison, folder)

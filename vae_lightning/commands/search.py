@@ -10,9 +10,8 @@ def search(command: str, arguments: list[str]) -> None:
     import torch
 
     from vae_lightning.checkpoint import find_checkpoint, folder_of
-    from vae_lightning.commands.trainer import output_file, require_some
+    from vae_lightning.commands.scoring import output_file, require_some
     from vae_lightning.core import ImageTextModel
-    from vae_lightning.files import require_writable
     from vae_lightning.images.embeddings import embedded
     from vae_lightning.images.input import SPLITS, read_data
     from vae_lightning.images.pictures import grid, save_picture
@@ -27,11 +26,12 @@ def search(command: str, arguments: list[str]) -> None:
     parser.add_argument("--split", choices=SPLITS, default="test", help="where to look")
     parser.add_argument("-n", "--num_images", type=int, default=16, help="how many to show")
     parser.add_argument("-o", "--output", metavar="FILE.png", help="the picture; search.png in the run's folder")
+    parser.add_argument("--overwrite", action="store_true", help="an older file of that name may be lost")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     options = parser.parse_args(arguments)
     require_some("num_images", options.num_images)
     checkpoint = find_checkpoint(options.ckpt_path)
-    require_writable(picture := output_file(options.output, checkpoint, "search.png", (".png",)))
+    picture = output_file(options.output, checkpoint, "search.png", (".png",), options.overwrite)
     model, record, _ = trained(str(checkpoint))
     if not isinstance(model, ImageTextModel):
         raise ValueError(

@@ -46,7 +46,7 @@ def generate(command: str, arguments: list[str]) -> None:
     """vae-lightning generate TEXT... --ckpt_path RUN [-n N] [--guidance W] [--draw] [--real] [--nearest] [-o FILE]"""
     import torch
 
-    from vae_lightning.commands.trainer import require_some
+    from vae_lightning.commands.scoring import require_some
 
     parser = _parser(command, "Images of what texts say, a row or more a text.")
     parser.add_argument("text", metavar="TEXT", nargs="+", help='such as "a thick left-slanted seven"')
@@ -115,7 +115,7 @@ def variations(command: str, arguments: list[str]) -> None:
     """vae-lightning variations IMAGE --ckpt_path RUN [-n N] [--guidance W] [--seed S] [-o FILE.png] [--device D]"""
     import torch
 
-    from vae_lightning.commands.trainer import require_some
+    from vae_lightning.commands.scoring import require_some
     from vae_lightning.models import edits
 
     parser = _parser(command, "Other images with the embedding of one, which comes first.")
@@ -178,6 +178,7 @@ def _parser(command: str, description: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(f"vae-lightning {command}", description=description, allow_abbrev=False)
     parser.add_argument("--ckpt_path", required=True, metavar="RUN", help="checkpoint file or run folder")
     parser.add_argument("-o", "--output", metavar="FILE.png", help="the picture; by default in the run's folder")
+    parser.add_argument("--overwrite", action="store_true", help="an older file of that name may be lost")
     parser.add_argument("--seed", type=int, default=0, help="of the noise")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     return parser
@@ -209,12 +210,11 @@ def _open(options: argparse.Namespace, name: str) -> Opened:
     import torch
 
     from vae_lightning.checkpoint import find_checkpoint
-    from vae_lightning.commands.trainer import output_file
-    from vae_lightning.files import require_writable
+    from vae_lightning.commands.scoring import output_file
     from vae_lightning.trained import load_model
 
     checkpoint = find_checkpoint(options.ckpt_path)
-    require_writable(picture := output_file(options.output, checkpoint, f"{name}.png", (".png",)))
+    picture = output_file(options.output, checkpoint, f"{name}.png", (".png",), options.overwrite)
     trained = load_model(str(checkpoint), options.device)
     torch.manual_seed(options.seed)
     return Opened(trained, trained.text_to_image, picture, checkpoint)

@@ -8,6 +8,7 @@ from vae_lightning.distributions.discretized_logistic import DiscretizedLogistic
 from vae_lightning.distributions.flow import Flow
 from vae_lightning.distributions.levels import CategoricalLevels
 from vae_lightning.distributions.linked_channels import LinkedChannels
+from vae_lightning.distributions.of_each import OfEach, log_prob_of_each
 from vae_lightning.distributions.paths import (
     CosinePath,
     LogitNormalTimes,
@@ -33,6 +34,7 @@ __all__ = [
     "Flow",
     "LinkedChannels",
     "LogitNormalTimes",
+    "OfEach",
     "Path",
     "Predict",
     "PredictClean",
@@ -44,4 +46,5 @@ __all__ = [
     "StraightPath",
     "Times",
     "UniformTimes",
+    "log_prob_of_each",
 ]

@@ -61,6 +61,11 @@ class BinaryImage(Distribution):
             return -F.binary_cross_entropy_with_logits(logits, value, reduction="none").sum(-1)
         return _log_prob(logits, value)
 
+    def log_prob_of_each(self, value: Tensor) -> Tensor:
+        """log P(x_d = value_d) of every pixel, nats, (*batch, *event)."""
+        logits, value = torch.broadcast_tensors(self.logits, value.to(self.logits.dtype))
+        return -F.binary_cross_entropy_with_logits(logits, value, reduction="none")
+
 
 def _log_prob(logits: Tensor, value: Tensor) -> Tensor:
     """With m = l where x is 1 and -l where it is 0: sum_d log sigmoid(m) = sum_d min(m, 0) + log prod_d sigmoid(|m|), a

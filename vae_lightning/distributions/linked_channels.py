@@ -53,9 +53,12 @@ class LinkedChannels(Distribution):
 
     def log_prob(self, value: Tensor) -> Tensor:
         """log P(x = value) in nats, the shape of the batch."""
+        return self.log_prob_of_each(value).flatten(-3).sum(-1)
+
+    def log_prob_of_each(self, value: Tensor) -> Tensor:
+        """log P(x_c = value_c | the channels before it) at every place, nats, (*batch, C, H, W)."""
         channels = range(self.event_shape[0])
-        total = [self.channel(c, value).log_prob(value[..., c, :, :]).flatten(-2).sum(-1) for c in channels]
-        return torch.stack(total).sum(0)
+        return torch.stack([self.channel(c, value).log_prob(value[..., c, :, :]) for c in channels], -3)
 
     def _in_turn(self, value: Callable[[DiscretizedLogistic], Tensor]) -> Tensor:
         """An image made channel after channel, each of what its logistic gives when told those before."""

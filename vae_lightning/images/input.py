@@ -39,7 +39,10 @@ def read_images(sources: list[str], spec: Spec, checkpoint: Path, needs: tuple[s
             the model needs labels, images without, or of classes that it does not have.
     """
     found = _read(sources, spec, checkpoint, needs)
-    return replace(found, form=_by_name(found.form, spec, sources[0])) if "label" in needs else found
+    if "label" not in needs:
+        return found
+    labels = by_name(found.form.labels, found.form.classes, spec, sources[0])
+    return replace(found, form=replace(found.form, labels=labels, classes=spec.classes or ()))
 
 
 def _read(sources: list[str], spec: Spec, checkpoint: Path, needs: tuple[str, ...]) -> InputImages:
@@ -61,35 +64,39 @@ def _read(sources: list[str], spec: Spec, checkpoint: Path, needs: tuple[str, ..
     return InputImages(image, Form("files", white=white, names=names, labels=labels, classes=classes), tuple(files))
 
 
-def _by_name(form: Form, spec: Spec, source: str) -> Form:
-    """The form with the numbers that the model's classes have: those of folders by their names, others as they are."""
+def by_name(labels: tuple[int, ...] | None, named: tuple[str, ...] | None, spec: Spec, source: str) -> tuple[int, ...]:
+    """The numbers that the model's classes have: those of folders by their names, others as they are."""
     classes = spec.classes or ()
-    if form.labels is None:
+    if labels is None:
         raise ValueError(
             f"{source}: expected images with their classes, as this model is told them, got images without: give a "
             "folder with a sub-folder a class, a .npz array with `label`, or a split of the model's data."
         )
-    if form.classes is not None:
-        for name in form.classes:
+    if named is not None:
+        for name in named:
             if name not in classes:
                 near = difflib.get_close_matches(name, classes, n=3, cutoff=0.0)
                 raise ValueError(
                     f"{source}: expected sub-folders called as the model's classes are, got {name!r}, which is none: "
                     f"rename it, maybe to {' or '.join(map(repr, near))}."
                 )
-        labels = tuple(classes.index(form.classes[label]) for label in form.labels)
-        return replace(form, labels=labels, classes=classes)
-    if unknown := [label for label in form.labels if not 0 <= label < len(classes)]:
+        return tuple(classes.index(named[label]) for label in labels)
+    if unknown := [label for label in labels if not 0 <= label < len(classes)]:
         raise ValueError(
             f"{source}: expected labels 0..{len(classes) - 1}, the numbers of the model's classes, got {unknown[0]}: "
             f"give those of {', '.join(classes[:10])} in this order."
         )
-    return replace(form, classes=classes)
+    return labels
+
+
+def data_of(checkpoint: Path) -> ImageData:
+    """The data that a model was trained on, by its checkpoint's record, not yet read."""
+    return build_data(read_checkpoint(find_checkpoint(checkpoint))[RECORD]["config"]["data"])
 
 
 def read_data(checkpoint: Path) -> ImageData:
     """The data that a model was trained on, by its checkpoint's record."""
-    data = build_data(read_checkpoint(find_checkpoint(checkpoint))[RECORD]["config"]["data"])
+    data = data_of(checkpoint)
     data.setup()
     return data
 

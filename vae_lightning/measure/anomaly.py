@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
-from torchvision.transforms.functional import rgb_to_grayscale
 
 from vae_lightning.core import Batch, LatentModel
-from vae_lightning.data import ImageData, Images
 from vae_lightning.metrics import log_prob
-from vae_lightning.metrics.anomaly import auroc, complexity, likelihood_ratio
+from vae_lightning.metrics.anomaly import AUROC, auroc, complexity, likelihood_ratio
 from vae_lightning.metrics.classifier import of_class, sum_out
-from vae_lightning.report.results import Section
 from vae_lightning.trained import TrainedModel, load_model
 
 LABELS = {
@@ -26,31 +26,6 @@ LABELS = {
     "ratio": "-log p(x) less a generic coder's bits",
     "background": "-log p(x) less the background model's",
 }
-
-
-def fit_in(images: Images, levels: int, data: ImageData) -> Tensor:
-    """Images of another set (N, C, H, W) brought to the shape and levels of a model's own, as its own would be:
-    grey in three equal channels or colours by their luma, bilinearly to the size, rounded to the levels, binarised by a
-    fixed seed where the data are.
-
-    Raises:
-        ValueError: a number of channels that is not the model's, and not 1 and 3.
-    """
-    channels, height, width = data.image_shape
-    unit = torch.cat([part.float() for part in images.chunks()]) / (levels - 1)
-    if (unit.shape[1], channels) == (1, 3):
-        unit = unit.expand(-1, 3, -1, -1)
-    elif (unit.shape[1], channels) == (3, 1):
-        unit = rgb_to_grayscale(unit)
-    elif unit.shape[1] != channels:
-        raise ValueError(
-            f"--ood: expected images of {channels} channels, as the model's own, got {unit.shape[1]}: choose others."
-        )
-    if unit.shape[-2:] != (height, width):
-        unit = F.interpolate(unit, (height, width), mode="bilinear", antialias=True).clamp(0, 1)
-    if data.levels == 2:
-        return torch.bernoulli(unit, generator=torch.Generator().manual_seed(data.split_seed))
-    return (unit * (data.levels - 1)).round()
 
 
 def load_background(path: str, own: TrainedModel) -> LatentModel:
@@ -127,6 +102,45 @@ def _summed_out(each: list[dict[str, Tensor]], p_y: Tensor) -> dict[str, Tensor]
     return {**values, "rate": values["elbo"] - values["distortion"]}
 
 
+@dataclass(frozen=True)
+class Apart:
+    """How well each score tells other images from a model's own.
+
+    Args:
+        ours: score -> (N,), of the model's own.
+        theirs: score -> (M,).
+        areas: score -> area under the ROC curve: 0.5 is a coin, 1 tells all, and below 0.5 the other images look more
+            normal than the model's own, as simple images do to a likelihood (Nalisnick et al. 2019).
+        notes: what to make of them.
+    """
+
+    ours: Mapping[str, Tensor]
+    theirs: Mapping[str, Tensor]
+    areas: Mapping[str, AUROC]
+    notes: Sequence[str]
+
+    def table(self) -> str:
+        """A line a score, %, with the standard error and the interval."""
+        n, m = (len(next(iter(scores.values()))) for scores in (self.ours, self.theirs))
+        lines = [f"Area under the ROC curve, %: {m} other images against {n} of the model's own"]
+        width = max(len(LABELS[name]) for name in self.areas)
+        for name, area in self.areas.items():
+            value, error, low, high = (100 * part for part in area)
+            shown = f"+- {error:.2f}" if math.isfinite(error) else ""
+            lines.append(f"  {LABELS[name]:{width}}  {value:6.2f} {shown:9}  {low:.1f} to {high:.1f} (95 %)")
+        return "\n".join([*lines, *(f"  {note}" for note in self.notes)])
+
+    def csv(self, ours: Sequence[str], theirs: Sequence[str]) -> str:
+        """A row an image, the model's own first: its name, whether it is another one, its scores."""
+        text = io.StringIO()
+        writer = csv.writer(text)
+        writer.writerow(["image", "other", *self.ours])
+        for other, names, scores in ((0, ours, self.ours), (1, theirs, self.theirs)):
+            columns = [values.tolist() for values in scores.values()]
+            writer.writerows([name, other, *row] for name, row in zip(names, zip(*columns, strict=True), strict=True))
+        return text.getvalue()
+
+
 def tell_apart(
     model: LatentModel,
     normal: Tensor,
@@ -136,9 +150,8 @@ def tell_apart(
     device: torch.device,
     background: LatentModel | None = None,
     p_y: Tensor | None = None,
-) -> Section:
-    """The area under the ROC curve of each score: 50 % is a coin, 100 % tells all, and below 50 % the other images look
-    more normal than the model's own, as simple images do to a likelihood (Nalisnick et al. 2019).
+) -> Apart:
+    """The area under the ROC curve of each score, see `Apart`.
 
     Args:
         model: in evaluation mode.
@@ -150,21 +163,15 @@ def tell_apart(
         background: a model of what both kinds of images share, whose -log p(x) is taken off (Ren et al. 2019).
         p_y: the classes' frequencies, (C,), for a model that needs labels, which the other images have not.
     """
-    section = Section("Area under the ROC curve: out-of-distribution images against the model's own")
     ours, theirs = (scores(model, images, levels, num_samples, device, background, p_y) for images in (normal, ood))
-    for name, label in LABELS.items():
-        if name in ours:
-            value, error = auroc(ours[name], theirs[name])
-            section.add(f"auroc_{name}", label, (100 * value, 100 * error), "%", "higher")
+    areas, notes = {name: auroc(ours[name], theirs[name]) for name in LABELS if name in ours}, list[str]()
     if "label" in model.needs:
-        section.notes.append(
-            "The other images have no class of the model's: the classes are summed out, by their frequency."
-        )
+        notes.append("The other images have no class of the model's: the classes are summed out, by their frequency.")
     for name in ("elbo", "log_prob", "distortion"):
-        if name in ours and (value := auroc(ours[name], theirs[name]).value) < 0.5 and math.isfinite(value):
-            section.notes.append(
+        if name in areas and areas[name].value < 0.5:
+            notes.append(
                 f"{LABELS[name]} calls the other images more normal than the model's own: simple images are cheap, "
                 "whatever they show; take the score less a generic coder's bits."
             )
             break
-    return section
+    return Apart(ours, theirs, areas, notes)

@@ -62,8 +62,6 @@ def measure(experiment: Experiment, data: ImageData, folder: Path) -> Results:
     ]
     if experiment.latent_model.is_conditional:
         sections = [section if section.title == BESIDE else by_class(section) for section in sections]
-    if "nll" in per_image:
-        per_image["gap"] = -per_image["nll"] - per_image["elbo"]
     if evaluation.studies:  # by the first of several processes, while the others are done
         tested = ModelAndData(experiment.latent_model, data, experiment.device, folder)
         sections += studies(tested)
@@ -134,7 +132,7 @@ def likelihood(experiment: Experiment) -> Section:
     section.add("nll", f"-log p(x), {k} samples", found["nll"], NATS, "lower")
     if "nll_bits_per_dim" in found:
         section.add("nll_bits_per_dim", f"-log p(x), {k} samples", found["nll_bits_per_dim"], "bits/dim", "lower")
-    section.add("gap", "KL(q || p(z|x)) = log p(x) - ELBO", _gap(experiment), NATS, "lower")
+    section.add("gap", "KL(q || p(z|x)) = log p(x) - ELBO", found["gap"], NATS, "lower")
     variance, images = found["estimator_variance"][0], experiment.evaluation.images
     noise = math.sqrt(variance / max(images, 1))
     section.add("estimator_error", "error of -log p(x) from its samples", (noise, math.nan), NATS)
@@ -150,14 +148,6 @@ def likelihood(experiment: Experiment) -> Section:
         section.add("pareto_high", f"images with Pareto k above {TOO_HEAVY}", found["pareto_high"], "%", "lower")
         section.notes += _tails(found["pareto_high"][0], k, evaluation.refinement)
     return section
-
-
-def _gap(experiment: Experiment) -> tuple[float, float]:
-    """Mean of log p(x) - ELBO over the same images, paired where they were kept."""
-    kept, found = experiment.evaluation.per_image, experiment.results
-    if "nll" in kept:
-        return mean_error((-kept["nll"] - kept["elbo"]).double())
-    return -found["nll"][0] - found["elbo"][0], math.nan
 
 
 def _doubts(curve: list[float], bias: float, effective: float, k: int) -> list[str]:
@@ -209,8 +199,9 @@ def reconstruction(experiment: Experiment, data: ImageData, kept: dict[str, Tens
     train, test = data.fixed("train"), data.fixed("test")[torch.arange(experiment.evaluation.images)]
     size, values = cast(ImageEvaluation, experiment.evaluation).latent_size, test.stored[0].numel()
     if values <= PCA_LIMIT:
-        error = pca_squared_error(train.chunks(), test.chunks(), data.levels, min(size, values))
-        section.add("pca_squared_error", f"PCA with {size} components, squared error", mean_error(error), PER_IMAGE)
+        there = min(size, values, max(1, len(train) - 1))  # so few directions have the training images
+        error = pca_squared_error(train.chunks(), test.chunks(), data.levels, there)
+        section.add("pca_squared_error", f"PCA with {there} components, squared error", mean_error(error), PER_IMAGE)
         kept["pca_squared_error"] = error
     return section
 

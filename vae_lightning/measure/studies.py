@@ -16,7 +16,7 @@ from vae_lightning.measure.context import ModelAndData, percent
 from vae_lightning.measure.labelled import by_class, classifier
 from vae_lightning.measure.study import Study, ask, section_of
 from vae_lightning.metrics import importance, mean_error
-from vae_lightning.metrics.baselines import ppca_log_prob
+from vae_lightning.metrics.baselines import PrincipalDensities
 from vae_lightning.metrics.estimators.gap import inference_gap, prior_log_prob
 from vae_lightning.metrics.estimators.refinement import Gaussians, refined
 from vae_lightning.metrics.information import (
@@ -148,8 +148,16 @@ def gaussian(tested: ModelAndData) -> Section:
     section = Section("Probabilistic PCA")
     size = tested.codes(tested.test[torch.arange(1)]).shape[1]
     if size < math.prod(tested.data.image_shape):
-        log_prob = ppca_log_prob(tested.data.fixed("train").chunks(), tested.test.chunks(), tested.data.levels, size)
-        section.add("ppca_nll", f"-log density, {size} components", mean_error(-log_prob), NATS)
+        train, held_out = tested.data.fixed("train"), tested.data.fixed("val")
+        densities = PrincipalDensities.of(train.chunks(), tested.data.levels)
+        chosen = densities.best(list(held_out.chunks()), size)
+        log_prob = densities.log_prob(tested.test.chunks(), chosen)
+        section.add("ppca_nll", f"-log density, {chosen} components", mean_error(-log_prob), NATS)
+        if chosen < size:
+            section.notes.append(
+                f"{len(train)} training images are few for {size} components: of that number, its half, its quarter, "
+                f"... the validation images are the most likely under {chosen}."
+            )
         section.notes.append(
             "A density over the integer image: compare it with densities, not with a discrete -log p(x)."
         )

@@ -18,8 +18,13 @@ from vae_lightning.core import bits
 
 
 class AUROC(NamedTuple):
+    """An area under the ROC curve, its standard error (nan for a single image of a kind), and its 95 % interval, which
+    has a width whatever the images: see `auroc_interval`."""
+
     value: float
     standard_error: float
+    low: float
+    high: float
 
 
 def auroc(normal_scores: Tensor, ood_scores: Tensor) -> AUROC:
@@ -46,7 +51,34 @@ def auroc(normal_scores: Tensor, ood_scores: Tensor) -> AUROC:
     variance = (above.var() if len(ood) > 1 else math.nan) / len(ood) + (
         below.var() if len(normal) > 1 else math.nan
     ) / len(normal)
-    return AUROC(above.mean().item(), math.sqrt(variance))
+    value = above.mean().item()
+    return AUROC(value, math.sqrt(variance), *auroc_interval(value, len(normal), len(ood)))
+
+
+def auroc_interval(value: float, normal: int, ood: int) -> tuple[float, float]:
+    """The 95 % interval of an area over so many images of either kind, by Newcombe (2006, part 2, method 5): all areas
+    whose score test, with the variance of Hanley & McNeil, does not reject the one that was found. It has a width where
+    the areas are 0 or 1 and where there is one image of a kind, where the standard error says 0 or nothing.
+
+    Args:
+        value: the area, 0 to 1.
+        normal: how many normal images.
+        ood: how many others.
+    """
+    z, n = 1.959963984540054, (normal + ood) / 2 - 1
+
+    def rejected(area: float) -> bool:
+        spread = 1 + n * ((1 - area) / (2 - area) + area / (1 + area))
+        return (value - area) ** 2 > z**2 * area * (1 - area) * spread / (normal * ood)
+
+    ends = []
+    for end in (0.0, 1.0):
+        inside = value
+        for _ in range(60):  # the areas that are not rejected are one stretch around the one found
+            middle = (inside + end) / 2
+            inside, end = (inside, middle) if rejected(middle) else (middle, end)
+        ends.append(inside)
+    return ends[0], ends[1]
 
 
 def _share_below(reference: Tensor, values: Tensor) -> Tensor:

@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+SEEN = 1e-10
+"""Share of the largest variance below which a direction has none."""
 ROUNDING = 1 / 12
 """Variance of rounding to a level, levels squared: a density with less noise only counts the rounding."""
 
@@ -74,16 +77,70 @@ def pca_squared_error(train: Iterable[Tensor], test: Iterable[Tensor], levels: i
         train: chunks of images.
         test: chunks of images.
         levels: how many.
-        dimensions: number of components.
+        dimensions: number of components, of which no more count than the training images differ in.
     """
     mean, covariance = mean_and_covariance(train, levels)
-    _, vectors = torch.linalg.eigh(covariance)
-    components = vectors[:, -dimensions:]
+    variance, vectors = torch.linalg.eigh(covariance)
+    seen = variance > SEEN * variance.max()  # the others are any directions at all, where images are few
+    components = vectors[:, seen][:, -dimensions:]
     errors = []
     for chunk in test:
         residual = chunk.flatten(1).double() / (levels - 1) - mean
         errors.append((residual - residual @ components @ components.T).square().sum(1))
     return torch.cat(errors)
+
+
+class PrincipalDensities(NamedTuple):
+    """The maximum-likelihood x = W z + mu + noise, z ~ N(0, I), noise ~ N(0, s^2 I), of images for every number of
+    latents (Tipping & Bishop 1999, eq. 3-8): mean (D,), and the covariance's eigenvalues (D,), rising, and vectors
+    (D, D). Levels are the unit."""
+
+    mean: Tensor
+    values: Tensor
+    vectors: Tensor
+
+    @classmethod
+    def of(cls, train: Iterable[Tensor], levels: int) -> PrincipalDensities:
+        """Of training images, in chunks. ValueError for binary images, or none."""
+        if levels == 2:
+            raise ValueError(
+                "ppca_log_prob expects grey images, got binary ones, of which a Gaussian is no likelihood: use "
+                "independent_pixels_nll."
+            )
+        count, total, products = 0, torch.zeros(()), torch.zeros(())
+        for chunk in train:
+            x = chunk.flatten(1).double()
+            count, total, products = count + len(x), total + x.sum(0), products + x.T @ x
+        if not count:
+            raise ValueError("train: expected chunks of images, got none: give an iterable that has not been used up.")
+        mean = total / count
+        return cls(mean, *torch.linalg.eigh(products / count - mean.outer(mean)))
+
+    def log_prob(self, images: Iterable[Tensor], dimensions: int) -> Tensor:
+        """See `ppca_log_prob`."""
+        size = len(self.mean)
+        if not 0 <= dimensions < size:
+            raise ValueError(f"dimensions: expected 0 to {size - 1} for images of {size} values, got {dimensions}.")
+        rest = size - dimensions
+        noise = self.values[:rest].mean().clamp_min(ROUNDING)
+        kept, components = self.values[rest:].clamp_min(noise), self.vectors[:, rest:]
+        constant = size * math.log(2 * math.pi) + kept.log().sum() + rest * noise.log()
+        found = []
+        for chunk in images:
+            residual = chunk.flatten(1).double() - self.mean
+            along = residual @ components
+            outside = residual.square().sum(1) - along.square().sum(1)
+            found.append(-0.5 * (constant + (along.square() / kept).sum(1) + outside / noise))
+        return torch.cat(found)
+
+    def best(self, held_out: Sequence[Tensor], dimensions: int) -> int:
+        """How many latents, of `dimensions` and its halves, quarters, ... down to 1, make held-out images the most
+        likely: with about as many latents as training images nothing is left to tell the noise by, and the density of
+        any other image is next to nothing."""
+        counts = [dimensions]
+        while counts[-1] > 1:
+            counts.append(counts[-1] // 2)
+        return max(counts, key=lambda count: self.log_prob(held_out, count).sum().item())
 
 
 def ppca_log_prob(train: Iterable[Tensor], test: Iterable[Tensor], levels: int, dimensions: int) -> Tensor:
@@ -99,36 +156,10 @@ def ppca_log_prob(train: Iterable[Tensor], test: Iterable[Tensor], levels: int, 
         train: chunks of images (N, C, H, W), integers 0..levels-1.
         test: chunks of images.
         levels: how many, more than 2.
-        dimensions: d, the number of latents, less than D = C H W.
+        dimensions: d, the number of latents, less than D = C H W; with few training images see
+            `PrincipalDensities.best`.
 
     Raises:
         ValueError: binary images, no training images, or a d out of range.
     """
-    if levels == 2:
-        raise ValueError(
-            "ppca_log_prob expects grey images, got binary ones, of which a Gaussian is no likelihood: use "
-            "independent_pixels_nll."
-        )
-    count, total, products = 0, torch.zeros(()), torch.zeros(())
-    for chunk in train:
-        x = chunk.flatten(1).double()
-        count, total, products = count + len(x), total + x.sum(0), products + x.T @ x
-    if not count:
-        raise ValueError("train: expected chunks of images, got none: give an iterable that has not been used up.")
-    if not 0 <= dimensions < len(total):
-        raise ValueError(
-            f"dimensions: expected 0 to {len(total) - 1} for images of {len(total)} values, got {dimensions}."
-        )
-    mean = total / count
-    values, vectors = torch.linalg.eigh(products / count - mean.outer(mean))  # rising
-    rest = len(total) - dimensions
-    noise = values[:rest].mean().clamp_min(ROUNDING)
-    kept, components = values[rest:].clamp_min(noise), vectors[:, rest:]
-    constant = len(total) * math.log(2 * math.pi) + kept.log().sum() + rest * noise.log()
-    found = []
-    for chunk in test:
-        residual = chunk.flatten(1).double() - mean
-        along = residual @ components
-        outside = residual.square().sum(1) - along.square().sum(1)
-        found.append(-0.5 * (constant + (along.square() / kept).sum(1) + outside / noise))
-    return torch.cat(found)
+    return PrincipalDensities.of(train, levels).log_prob(test, dimensions)

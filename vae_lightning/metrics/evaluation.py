@@ -17,6 +17,8 @@ from vae_lightning.metrics.estimators.refinement import refined
 from vae_lightning.metrics.mean import MeanWithError, from_all_processes
 from vae_lightning.metrics.text2image.attributes import Attributes
 
+OF_THE_BOUND = 100
+"""Samples of the encoder's posterior that the gap's ELBO is by, where -log p(x) is by others."""
 SMALLEST_SSIM = 11
 """Side of the window that structural similarity is taken over (Wang et al. 2004)."""
 
@@ -147,9 +149,10 @@ class ImageEvaluation(Evaluation):
             self.add("bits_per_dim", -scores["elbo"] / nats_per_bit_per_dim(batch["image"]))
 
     def _likelihood(self, model: LatentModel, batch: Batch, trace: Trace) -> None:
-        """-log p(x) by `samples` importance samples an image and by fewer on the way, with what the estimate tells of
-        itself: its variance over the samples' noise, its effective sample size, and from some 25 samples on whether the
-        weights' tail is so heavy that neither means anything, in % of the images."""
+        """-log p(x) by `samples` importance samples an image and by fewer on the way; the gap to the ELBO of the same
+        samples, without the noise that both share; and what the estimate tells of itself: its variance over the
+        samples' noise, its effective sample size, and from some 25 samples on whether the weights' tail is so heavy
+        that neither means anything, in % of the images."""
         ks = sample_counts(self.samples)
         proposal = refined(model, batch, self.refinement).widened() if self.refinement else None
         found = importance(model, batch, ks, proposal=proposal)
@@ -157,6 +160,8 @@ class ImageEvaluation(Evaluation):
         self.add("nll", nll[-1])
         if trace.is_discrete:
             self.add("nll_bits_per_dim", nll[-1] / nats_per_bit_per_dim(batch["image"]))
+        own = found if proposal is None else importance(model, batch, [min(self.samples, OF_THE_BOUND)])
+        self.add("gap", found.log_prob[-1] - own.bound[-1])
         for k, values in zip(ks[:-1], nll, strict=False):
             self.add(f"nll_{k}", values)
         self.add("estimator_variance", found.variance(ks)[-1])

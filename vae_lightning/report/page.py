@@ -14,8 +14,8 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-import vae_lightning
 from vae_lightning.files import write_atomically
+from vae_lightning.report.document import document, time_of
 from vae_lightning.report.results import FILE, Results, Row, Section
 
 HEADLINES = ("nll", "nll_bits_per_dim", "elbo", "squared_error", "bits_per_dim", "distortion", "psnr", "ssim")
@@ -32,6 +32,7 @@ CAPTIONS = {
     "surprise": "Test images: the least surprising first, then the most surprising",
     "neighbours": "Samples, and below each its nearest training images; then the samples that lie nearest to one",
     "traversals": "Traversals: each row moves one latent through ±3 standard deviations",
+    "latentplane": "The two latents: left, codes of held-out images; right, images decoded over the same plane",
     "interpolations": "Interpolations: in a straight line from one image's code to another's, the images at the ends",
 }
 
@@ -59,30 +60,6 @@ def report(run: Path) -> Path:
 def name_of(run: Path) -> str:
     """experiment/name of a run's folder, however it was given."""
     return "/".join(run.expanduser().resolve().parts[-2:])
-
-
-def document(title: str, kind: str, body: str) -> str:
-    """A whole page around `body`, which is HTML; it asks the network for nothing, and the browser holds it to that."""
-    policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
-    return f"""<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="{policy}">
-<title>{escape(title)} - {escape(kind)}</title>
-<style>
-{Path(__file__).with_name("page.css").read_text()}</style>
-</head>
-<body>
-<main>
-<header><p class="kicker">vae-lightning {escape(kind)}</p><h1>{escape(title)}</h1></header>
-{body}
-<footer>Written {_time(datetime.now(UTC))} by vae-lightning {escape(vae_lightning.__version__)}.</footer>
-</main>
-</body>
-</html>
-"""
 
 
 def figures(mean: float, error: float = math.nan, sign: str = "") -> tuple[str, str]:
@@ -150,7 +127,7 @@ def _tested(run: Path, results: Results | None) -> str:
         return (
             f'<p class="warn">This run has not been tested: run <code>{command}</code>, then make this page again.</p>'
         )
-    when = _time(datetime.fromtimestamp((run / FILE).stat().st_mtime, UTC))
+    when = time_of(datetime.fromtimestamp((run / FILE).stat().st_mtime, UTC))
     settings = "".join(f", {escape(key.replace('_', ' '))} {_value(value)}" for key, value in results.settings.items())
     rows = results.rows
     chosen = [rows[name] for name in HEADLINES if name in rows] or list(rows.values())
@@ -240,7 +217,3 @@ def _value(value: Any, key: str = "") -> str:
     if isinstance(value, list):
         return " &times; ".join(_value(item) for item in value)
     return escape({"None": "none", "True": "yes", "False": "no"}.get(repr(value), str(value)))
-
-
-def _time(when: datetime) -> str:
-    return f'<time datetime="{when.isoformat(timespec="seconds")}">{when:%Y-%m-%d %H:%M} UTC</time>'

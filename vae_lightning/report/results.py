@@ -80,7 +80,7 @@ class Results:
         content = {"version": VERSION, **{k: v for k, v in asdict(self).items() if k != "per_image"}}
         arrays: dict[str, Any] = dict(self.per_image)
         write_atomically(folder / ARRAYS, lambda stream: np.savez(stream, **arrays))
-        write_atomically(folder / FILE, json.dumps(_plain(content), indent=1, allow_nan=False))
+        write_atomically(folder / FILE, json.dumps(plain(content), indent=1, allow_nan=False))
         return folder / FILE
 
     @classmethod
@@ -122,12 +122,14 @@ class Results:
         return "\n".join(lines[1:])
 
 
-def _plain(value: Any) -> Any:
-    """For JSON, which has no nan: null in its place."""
+def plain(value: Any) -> Any:
+    """For JSON, which has no nan: null in its place. A NamedTuple becomes a mapping."""
+    if isinstance(value, tuple) and hasattr(value, "_asdict"):
+        value = value._asdict()
     if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
+        return {key: plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value

@@ -20,11 +20,14 @@ class Importance(NamedTuple):
     """What importance sampling found for each of several K, (len(ks), B).
 
     log_prob: log (1/K sum_k w_k), nats. effective: the effective sample size (sum w)^2 / sum w^2, between 1 and K.
+    bound: 1/K sum_k log w_k, nats: what the same samples say of the ELBO of the density they were drawn from, never
+    above log_prob (Jensen), so that their difference is the gap without the samples' common noise.
     largest: the largest log weights of the largest K, in no order, (M + 1, B).
     """
 
     log_prob: Tensor
     effective: Tensor
+    bound: Tensor
     largest: Tensor
 
     def variance(self, ks: Sequence[int]) -> Tensor:
@@ -93,17 +96,18 @@ def importance(
         total = image_of(part).new_full(
             (len(image_of(part)),), -torch.inf, dtype=torch.float64
         )  # nats by ten thousands
-        squares, largest, curve, done = total, None, [], 0
+        squares, logs, largest, curve, done = total, torch.zeros_like(total), None, [], 0
         for k in ks:
             while done < k:
                 count = min(tile, k - done)
                 log_weight = traced(story, image_of(part), count, instead).log_weight()  # (count, images)
                 total = torch.logaddexp(total, log_weight.double().logsumexp(0))
                 squares = torch.logaddexp(squares, (2 * log_weight.double()).logsumexp(0))
+                logs = logs + log_weight.double().sum(0)
                 largest = keep_largest(largest, log_weight, tail_length(ks[-1]) + 1)
                 done += count
-            curve.append((total - math.log(k), (2 * total - squares).exp()))
+            curve.append((total - math.log(k), (2 * total - squares).exp(), logs / k))
         assert largest is not None
-        log_prob, effective = (torch.stack(values) for values in zip(*curve, strict=True))
-        found.append(Importance(log_prob, effective, largest))
+        log_prob, effective, bound = (torch.stack(values) for values in zip(*curve, strict=True))
+        found.append(Importance(log_prob, effective, bound, largest))
     return Importance(*(torch.cat(values, 1) for values in zip(*found, strict=True)))
