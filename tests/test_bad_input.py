@@ -78,7 +78,6 @@ def refused(result: Result, *words: str) -> None:
         (["--model.evaluation.sampels=3"], ["no setting 'sampels' of ImageEvaluation", "did you mean samples?"]),
         (["--model.objective=Reconstruction"], ["expects the encoder PointMass"]),
         (["--model.latent_model.encoder=PointMass"], ["choose the encoder GaussianPosterior"]),
-        (["--data.batch_size=100000"], ["expected at most the", "got 100000"]),
         (["--model.image_shape=[1,9,9]", "--model.levels=17"], ["images of shape (1, 9, 9)", "(1, 8, 8)"]),
     ],
     ids=lambda value: " ".join(value)[:60] if isinstance(value, list) else None,

@@ -24,11 +24,13 @@ from vae_lightning.data import ImageData
 from vae_lightning.data.build import build_data
 from vae_lightning.files import require_writable
 from vae_lightning.measure.measure import measure
+from vae_lightning.measure.verdict import begin_with_verdict, conclude
 from vae_lightning.models.build import record_of
 from vae_lightning.models.records import frozen_parts, require_same_split, take_records, write_records
 from vae_lightning.report.curve import draw_curve
 from vae_lightning.report.page import report
 from vae_lightning.report.results import FILE
+from vae_lightning.report.verdict import print_verdict
 from vae_lightning.run.folder import INHERITED, RecordRun, Run, claim, drop_if_unused, newest_run
 from vae_lightning.run.loggers import CSVHistory, as_list, attach, finish, place_wandb
 from vae_lightning.train import pictures, plane, progress
@@ -49,6 +51,7 @@ class CLI(LightningCLI):
 
     run_folder: Path | None = None
     until: int | None = None  # the step up to which a resumed run's metrics are kept
+    steps: int | None = None  # that a checkpoint has behind it
 
     def __init__(self, arguments: list[str], opened: Opened | None, *args: Any, **kwargs: Any) -> None:
         self.arguments, self.command, self.opened = arguments, arguments[0], opened
@@ -165,6 +168,7 @@ class CLI(LightningCLI):
             return
         path = Path(self.section.ckpt_path)
         load_weights(self.model, self._read(path)["state_dict"], path)
+        self.steps = self._read(path)["global_step"]
         self.opened = None
         if self.subcommand in ("validate", "test"):
             self.config_init[self.subcommand].ckpt_path = None  # the Trainer need not load them again
@@ -176,6 +180,7 @@ class CLI(LightningCLI):
             return
         draw_curve(self.run_folder, self.model.headline.name)
         finish(self.trainer.loggers)
+        conclude(self.model, self.datamodule, self.run_folder)
         print(f"run: {self.run_folder}\ntest it: vae-lightning test --ckpt_path {self.run_folder}")
 
     def test(self, **kwargs: Any) -> None:
@@ -185,11 +190,15 @@ class CLI(LightningCLI):
         part_company()
         if self.trainer.is_global_zero:
             results = measure(self.model, self.datamodule, self.run_folder)
+            begin_with_verdict(results, self.model, self.run_folder, self.steps)
             print(results.table())
             print(f"kept: {results.write(self.run_folder)}")
             if self.trainer.loggers:
                 attach(self.trainer.loggers, report(self.run_folder), "report")
                 finish(self.trainer.loggers)
+
+    def before_doctor(self) -> None:
+        print_verdict(self.run_folder)
 
 
 def run(command: str, options: list[str]) -> None:

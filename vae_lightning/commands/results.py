@@ -37,8 +37,12 @@ def compare(command: str, arguments: list[str]) -> None:
 def report(command: str, arguments: list[str]) -> None:
     """vae-lightning report RUN"""
     from vae_lightning.report import page
+    from vae_lightning.report.verdict import print_verdict
 
     parser = argparse.ArgumentParser(f"vae-lightning {command}", description="A run as one self-contained HTML page.")
     parser.add_argument("run", type=Path, metavar="RUN", help="folder of a run, or of an experiment")
     options = parser.parse_args(arguments)
-    print(f"report: {page.report(find_run(options.run))}")
+    run = find_run(options.run)
+    written = page.report(run)
+    print_verdict(run)
+    print(f"report: {written}")

@@ -70,7 +70,21 @@ def _(density: CategoricalLevels) -> Codec:
 @image_codec.register
 def _(density: DiscretizedLogistic) -> Codec:
     loc, scale = (require_finite(density, t).flatten().cpu() for t in (density.loc, density.scale))
-    return Search(density.levels, logistic_tails, loc, scale)
+    if density.edges is None:
+        return Search(density.levels, logistic_tails, loc, scale)
+    cell = cells(density.edges.cpu())
+
+    def tails(edges: Tensor, loc: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
+        return logistic_tails(cell[edges.long().clamp(max=density.levels)], loc, scale)
+
+    return Search(density.levels, tails, loc, scale)
+
+
+def cells(edges: Tensor) -> Tensor:
+    """Of edges between levels, (levels - 1,), what stands at 0, 1, ..., levels, so that the level i reaches from i to
+    i + 1 as `logistic_tails` has it, which takes halves off; the ends are further out than any level."""
+    far = 10 * len(edges)
+    return torch.cat([edges[:1] - far, edges, edges[-1:] + far]).double() + 0.5
 
 
 def logistic_tails(edges: Tensor, loc: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:

@@ -20,6 +20,7 @@ from vae_lightning.conditionals.gaussian import (
 from vae_lightning.conditionals.labelled import LabelledEncoder, LabelledGaussian, LabelledLikelihood
 from vae_lightning.conditionals.likelihood import Likelihood, LikelihoodFactory
 from vae_lightning.conditionals.posterior import Corrupted, EncoderFactory, GaussianPosterior, PointMass
+from vae_lightning.conditionals.principal import PrincipalLogisticLikelihood, PrincipalPosterior
 from vae_lightning.conditionals.priors import GaussianMixture, PriorFactory, StandardNormal
 
 __all__ = [
@@ -48,6 +49,8 @@ __all__ = [
     "LikelihoodFactory",
     "LinkedLogisticLikelihood",
     "PointMass",
+    "PrincipalLogisticLikelihood",
+    "PrincipalPosterior",
     "PriorFactory",
     "SiteDensity",
     "SiteFactory",

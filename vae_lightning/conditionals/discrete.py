@@ -18,10 +18,10 @@ SMALLEST_SCALE = 0.02
 """In levels. A logistic this narrow gives one level all but e^-25 of the mass: no data needs a narrower one."""
 
 
-def _logistic(loc: Tensor, raw_scale: Tensor, levels: int) -> DiscretizedLogistic:
+def logistic_of_levels(loc: Tensor, raw_scale: Tensor, levels: int, edges: Tensor | None = None) -> DiscretizedLogistic:
     """Unit-free parameters, loc in [0, 1] and a raw scale, to levels. A raw scale of 0 is a tenth of the range."""
     scale = SMALLEST_SCALE + 0.1 * (levels - 1) / math.log(2) * F.softplus(raw_scale)
-    return DiscretizedLogistic(loc * (levels - 1), scale, levels, validate_args=False)
+    return DiscretizedLogistic(loc * (levels - 1), scale, levels, False, edges)
 
 
 class DiscretizedLogisticLikelihood(Likelihood):
@@ -32,7 +32,7 @@ class DiscretizedLogisticLikelihood(Likelihood):
 
     def forward(self, context: Tensor) -> Distribution:
         loc, raw_scale = self.params(context).unbind(-4)
-        return Independent(_logistic(loc, raw_scale, self.levels), 3, validate_args=False)
+        return Independent(logistic_of_levels(loc, raw_scale, self.levels), 3, validate_args=False)
 
 
 class LinkedLogisticLikelihood(Likelihood):
@@ -44,7 +44,7 @@ class LinkedLogisticLikelihood(Likelihood):
 
     def forward(self, context: Tensor) -> Distribution:
         loc, raw_scale, weight = self.params(context).split((1, 1, self.head.num_params - 2), -4)
-        logistic = _logistic(loc.squeeze(-4), raw_scale.squeeze(-4), self.levels)
+        logistic = logistic_of_levels(loc.squeeze(-4), raw_scale.squeeze(-4), self.levels)
         return LinkedChannels(logistic.loc, logistic.scale, weight, self.levels)
 
 
@@ -71,7 +71,7 @@ class DiscretizedLogisticMixtureLikelihood(Likelihood):
         logits, loc, raw_scale = self.params(context).movedim(-4, -1).chunk(3, -1)
         mixture = MixtureSameFamily(
             Categorical(logits=logits, validate_args=False),
-            _logistic(loc, raw_scale, self.levels),
+            logistic_of_levels(loc, raw_scale, self.levels),
             validate_args=False,
         )
         return Independent(mixture, 3, validate_args=False)

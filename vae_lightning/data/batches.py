@@ -51,6 +51,7 @@ class Batches(DistributedSampler[Any]):
         rank: which one this is.
         even: repeat some images so that every process has as many, as training in lockstep needs; evaluation counts
             each image once.
+        length: images of an epoch over all processes, as `order` has them; null for each image once.
 
     Attributes:
         handed_out: batches of the epoch that are so far.
@@ -58,15 +59,23 @@ class Batches(DistributedSampler[Any]):
     """
 
     def __init__(
-        self, images: InMemory, batch_size: int, order: Order, num_replicas: int = 1, rank: int = 0, even: bool = False
+        self,
+        images: InMemory,
+        batch_size: int,
+        order: Order,
+        num_replicas: int = 1,
+        rank: int = 0,
+        even: bool = False,
+        length: int | None = None,
     ) -> None:
         super().__init__(images, num_replicas=num_replicas, rank=rank, shuffle=False)
+        self.length = len(images) if length is None else length
         self.batch_size, self.order, self.even = batch_size, order, even
         self.handed_out = self.skip = 0
 
     def __len__(self) -> int:
         """As many in every process, or those that have one more would wait for the others."""
-        largest_share = -(-len(self.dataset) // self.num_replicas)  # type: ignore[arg-type]
+        largest_share = -(-self.length // self.num_replicas)
         return -(-largest_share // self.batch_size)
 
     def __iter__(self) -> Iterator[Tensor]:
@@ -86,10 +95,17 @@ class Batches(DistributedSampler[Any]):
         return batches if len(batches) == len(self) else share.tensor_split(len(self))
 
 
-def shuffled(size: int, seed: int, epoch: Callable[[], int]) -> Order:
+def shuffled(size: int, seed: int, epoch: Callable[[], int], length: int | None = None) -> Order:
     """A new order each epoch that depends on the seed and the epoch alone: torch's own takes it from the global
-    generator, whose state a resumed run does not share with an unbroken one."""
-    return lambda: torch.randperm(size, generator=torch.Generator().manual_seed(seed_of(seed, epoch())))
+    generator, whose state a resumed run does not share with an unbroken one. With a `length`, so many of the images:
+    some of them, or all of them over and over, in an order of its own each time."""
+    count = size if length is None else length
+
+    def order() -> Tensor:
+        generator = torch.Generator().manual_seed(seed_of(seed, epoch()))
+        return torch.cat([torch.randperm(size, generator=generator) for _ in range(-(-count // size))])[:count]
+
+    return order
 
 
 def seed_of(seed: int, epoch: int) -> int:

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import torch
 from lightning.pytorch import LightningDataModule
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -49,6 +50,10 @@ class ImageData(LightningDataModule):
         eval_batch_size: images a step of validation, test and prediction.
         val_size: how many training images are kept for validation (a number, or a share below 1), where the source
             brings no validation images of its own.
+        val_most: how many validation images there are at most, evenly over all that were kept or that the source
+            brings; null for all.
+        epoch_steps: training steps of an epoch, whatever the number of images: fewer are gone through several times,
+            of more each epoch takes others. null for an epoch that takes each image once.
         split_seed: fixes that choice, and binarisation and captions of validation and test images.
         dynamic_binarization: Bernoulli(grey / (levels - 1)) for each pixel: drawn afresh at every visit in training,
             once and for all in validation and test. The data then have 2 levels.
@@ -69,6 +74,8 @@ class ImageData(LightningDataModule):
         batch_size: int = 128,
         eval_batch_size: int = 512,
         val_size: int | float = 0.1,
+        val_most: int | None = None,
+        epoch_steps: int | None = None,
         split_seed: int = 0,
         dynamic_binarization: bool = False,
         horizontal_flip: bool = False,
@@ -84,6 +91,9 @@ class ImageData(LightningDataModule):
             raise ValueError(f"data: expected batch sizes of at least 1 and a shift of at least 0 pixels, got {got}.")
         if val_size <= 0 or (val_size > 1 and val_size != int(val_size)):
             raise ValueError(f"data.val_size: expected a number of images, or a share below 1, got {val_size}.")
+        for name, number in (("val_most", val_most), ("epoch_steps", epoch_steps)):
+            if number is not None and number < 1:
+                raise ValueError(f"data.{name}: expected at least 1, or null, got {number}.")
         if dynamic_binarization and source.levels == 2:
             raise ValueError(
                 f"data.dynamic_binarization: expected grey images, got {type(source).__name__}, whose are binary "
@@ -92,11 +102,14 @@ class ImageData(LightningDataModule):
         self.source, self.root = source, find_root(root)
         source.find(self.root)
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
-        self.val_size, self.split_seed, self.shift = val_size, split_seed, shift
+        self.val_size, self.val_most, self.split_seed, self.shift = val_size, val_most, split_seed, shift
+        self.epoch_steps = epoch_steps
         self.dynamic_binarization, self.horizontal_flip, self.download = dynamic_binarization, horizontal_flip, download
         self.columns, self.bpe, self.text = None if columns is None else tuple(columns), bpe, text
         self.seed, self.splits = torch.initial_seed(), dict[str, Images]()
         self._val_index: Tensor | None = None
+        self._asked_for: int | None = None
+        """A batch size of more images than there are."""
         self.binarization_entropy: Tensor | None = None
         """Of each test image, nats, (N,), where the data are binarised here: the part of -log p(x) that no model of the
         binary images can go below."""
@@ -138,11 +151,10 @@ class ImageData(LightningDataModule):
         train, val = loaded.train, loaded.val
         if val is None:
             train, val = self._split(train)
+        elif self.val_most is not None:
+            val = val.some(self.val_most)
         if self.batch_size > len(train):
-            raise ValueError(
-                f"data.batch_size: expected at most the {len(train)} training images, got {self.batch_size}: choose a "
-                "smaller --data.batch_size."
-            )
+            self._asked_for, self.batch_size = self.batch_size, len(train)
         if train.captions is not None and self.text is None and self._has("text"):
             self.text = train_tokens(train.captions.said(), self.bpe)
         self.splits = {
@@ -173,6 +185,8 @@ class ImageData(LightningDataModule):
                 f"data.val_size: expected between 1 and {len(images) - 1} of the {len(images)} training images, got "
                 f"{self.val_size}."
             )
+        if self.val_most is not None:
+            count = min(count, self.val_most)
         order = torch.randperm(len(images), generator=torch.Generator().manual_seed(self.split_seed))
         self._val_index = order[:count].sort().values
         return images[order[count:].sort().values], images[self._val_index]
@@ -209,18 +223,26 @@ class ImageData(LightningDataModule):
 
         device, seed = trainer.strategy.root_device if trainer else torch.device("cpu"), self.seed
         images = InMemory(self.splits[split].to(device), (lambda: seed_of(seed, epoch())) if shuffle else None)
-        order = shuffled(len(images), seed, epoch)
+        processes, length = trainer.world_size if trainer else 1, None
+        if shuffle and self.epoch_steps is not None:
+            length = self.epoch_steps * self.batch_size * processes
         sampler = Batches(
             images,
             self.batch_size if split == "train" else self.eval_batch_size,
-            order if shuffle else lambda: torch.arange(len(images)),
-            num_replicas=trainer.world_size if trainer else 1,
+            shuffled(len(images), seed, epoch, length) if shuffle else lambda: torch.arange(len(images)),
+            num_replicas=processes,
             rank=trainer.global_rank if trainer else 0,
             even=split == "train",
+            length=length,
         )
         return loader(images, sampler)
 
     def train_dataloader(self) -> DataLoader[Any]:
+        if self._asked_for is not None:
+            rank_zero_info(
+                f"a batch is the whole set: there are {self.batch_size} training images, fewer than --data.batch_size "
+                f"{self._asked_for}."
+            )
         return self.loader("train", shuffle=True)
 
     def val_dataloader(self) -> DataLoader[Any]:

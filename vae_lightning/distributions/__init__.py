@@ -4,7 +4,7 @@ from vae_lightning.distributions.binary_image import BinaryImage
 from vae_lightning.distributions.bins import Autoregressive, Bins, Step
 from vae_lightning.distributions.continuous_bernoulli import ContinuousBernoulli
 from vae_lightning.distributions.diffused import Diffused, Predict, Sampler
-from vae_lightning.distributions.discretized_logistic import DiscretizedLogistic
+from vae_lightning.distributions.discretized_logistic import DiscretizedLogistic, even_edges, used_edges
 from vae_lightning.distributions.flow import Flow
 from vae_lightning.distributions.levels import CategoricalLevels
 from vae_lightning.distributions.linked_channels import LinkedChannels
@@ -46,5 +46,7 @@ __all__ = [
     "StraightPath",
     "Times",
     "UniformTimes",
+    "even_edges",
     "log_prob_of_each",
+    "used_edges",
 ]

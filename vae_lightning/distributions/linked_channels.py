@@ -26,12 +26,13 @@ class LinkedChannels(Distribution):
         scale: the logistics' scales, in levels, > 0, the same shape.
         weight: w, (*batch, C - 1, C, H, W); what is not below the diagonal is not used.
         levels: how many integers the support holds.
+        edges: as DiscretizedLogistic's.
     """
 
     arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {}
 
-    def __init__(self, loc: Tensor, scale: Tensor, weight: Tensor, levels: int) -> None:
-        self.loc, self.scale, self.weight, self.levels = loc, scale, weight, levels
+    def __init__(self, loc: Tensor, scale: Tensor, weight: Tensor, levels: int, edges: Tensor | None = None) -> None:
+        self.loc, self.scale, self.weight, self.levels, self.edges = loc, scale, weight, levels, edges
         super().__init__(loc.shape[:-3], loc.shape[-3:], validate_args=False)
 
     @property
@@ -41,7 +42,7 @@ class LinkedChannels(Distribution):
     def expand(self, batch_shape: _size, _instance: Distribution | None = None) -> LinkedChannels:
         batch = Size(batch_shape)
         loc, scale = (part.expand(batch + self.event_shape) for part in (self.loc, self.scale))
-        return LinkedChannels(loc, scale, self.weight.expand(batch + self.weight.shape[-4:]), self.levels)
+        return LinkedChannels(loc, scale, self.weight.expand(batch + self.weight.shape[-4:]), self.levels, self.edges)
 
     def channel(self, index: int, before: Tensor) -> DiscretizedLogistic:
         """P(x_index | the channels before it), (*batch, H, W), told an image that holds at least those."""
@@ -49,7 +50,7 @@ class LinkedChannels(Distribution):
         for j in range(index):
             residual = before[..., j, :, :] - self.loc[..., j, :, :]
             centre = centre + self.weight[..., j, index, :, :] * residual
-        return DiscretizedLogistic(centre, self.scale[..., index, :, :], self.levels, validate_args=False)
+        return DiscretizedLogistic(centre, self.scale[..., index, :, :], self.levels, False, self.edges)
 
     def log_prob(self, value: Tensor) -> Tensor:
         """log P(x = value) in nats, the shape of the batch."""

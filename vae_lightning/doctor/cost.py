@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator
 
@@ -11,8 +12,21 @@ from torch import Tensor
 from vae_lightning.core import image_of
 from vae_lightning.doctor.findings import Case, Finding, finding
 from vae_lightning.memory import available_memory
+from vae_lightning.report.verdict import FEW_STEPS
 
 MIB = 2**20
+
+
+def budget(case: Case) -> Iterator[Finding]:
+    """Whether so many steps can be enough."""
+    if case.steps is None:
+        return
+    enough = math.ceil(FEW_STEPS / case.epoch_steps)
+    yield finding(
+        case.steps >= FEW_STEPS,
+        f"the training has {case.steps} steps, and some {FEW_STEPS} are the least in which a net learns what it can.",
+        f"set --trainer.max_epochs {enough}, or more" + (" (and --trainer.max_steps)." if case.max_steps > 0 else "."),
+    )
 
 
 def cost(case: Case) -> Iterator[Finding]:

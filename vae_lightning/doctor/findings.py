@@ -40,6 +40,7 @@ class Case:
     some: Batch  # training images in random order, as training sees them
     epochs: int | None  # None for a training without end
     clip: float | None
+    max_steps: int = -1  # -1 for as many as the epochs have
 
     @property
     def teller(self) -> LatentModel:
@@ -84,7 +85,13 @@ class Case:
 
     @property
     def epoch_steps(self) -> int:
-        return math.ceil(len(self.data.splits["train"]) / self.data.batch_size)
+        return self.data.epoch_steps or math.ceil(len(self.data.splits["train"]) / self.data.batch_size)
+
+    @property
+    def steps(self) -> int | None:
+        """Of the whole training; None where its length is given otherwise, such as in minutes."""
+        limits = [self.max_steps] if self.max_steps > 0 else []
+        return min(limits + ([] if self.epochs is None else [self.epochs * self.epoch_steps]), default=None)
 
 
 def first_names(names: list[str]) -> str:

@@ -13,6 +13,7 @@ from vae_lightning.core import LatentModel, bits
 from vae_lightning.data import ImageData
 from vae_lightning.data.source import sha256
 from vae_lightning.images.pictures import grid, save_picture
+from vae_lightning.measure.beside import BESIDE, baselines
 from vae_lightning.measure.context import ModelAndData
 from vae_lightning.measure.labelled import by_class
 from vae_lightning.measure.studies import studies
@@ -21,9 +22,7 @@ from vae_lightning.measure.text2image.retrieval import retrieval
 from vae_lightning.metrics import (
     ImageEvaluation,
     SiteEvaluation,
-    independent_pixels_nll,
     mean_error,
-    nats_per_bit_per_dim,
     pca_squared_error,
     sample_counts,
 )
@@ -44,7 +43,6 @@ SETTLED = 0.3
 HEAVY_SHARE = 5.0
 """Images in % that may have weights with too heavy a tail before the figure is not to be trusted."""
 NATS, PER_IMAGE = "nats/image", "per image"
-BESIDE = "Beside it"
 
 
 def measure(experiment: Experiment, data: ImageData, folder: Path) -> Results:
@@ -221,20 +219,4 @@ def surprise(experiment: Experiment, data: ImageData, folder: Path, kept: dict[s
         ends = torch.cat([order[:count], order[-count:].flip(0)])
         save_picture(grid(data.splits["test"].take(ends).float(), 8, experiment.spec.levels), folder / "surprise.png")
         section.notes.append(f"surprise.png: first the {count} least surprising test images, then the {count} most.")
-    return section
-
-
-def baselines(experiment: Experiment, data: ImageData, kept: dict[str, Tensor]) -> Section:
-    """What knows nothing of how pixels hang together, and what no model can go below."""
-    section = Section(BESIDE)
-    train, test = data.fixed("train"), data.fixed("test")[torch.arange(experiment.evaluation.images)]
-    independent = independent_pixels_nll(train.chunks(), test.chunks(), data.levels)
-    kept["independent_nll"] = independent
-    kept["independent_bits_per_dim"] = independent / nats_per_bit_per_dim(test.stored)
-    for name, unit in (("independent_nll", NATS), ("independent_bits_per_dim", "bits/dim")):
-        section.add(name, "independent pixels, -log p(x)", mean_error(kept[name]), unit)
-    if data.binarization_entropy is not None:
-        kept["binarization_entropy"] = floor = data.binarization_entropy[: experiment.evaluation.images]
-        label = "entropy of the binarisation, which no model goes below"
-        section.add("binarization_entropy", label, mean_error(floor), NATS)
     return section

@@ -1,6 +1,11 @@
 """Measures of models and their baselines. All in nats per image unless the name says otherwise."""
 
-from vae_lightning.metrics.baselines import gaussian_rate_distortion, independent_pixels_nll, pca_squared_error
+from vae_lightning.metrics.baselines import (
+    gaussian_rate_distortion,
+    held_out_rate_distortion,
+    independent_pixels_nll,
+    pca_squared_error,
+)
 from vae_lightning.metrics.estimators.importance import Importance, importance, log_prob, log_prob_curve
 from vae_lightning.metrics.evaluation import (
     Evaluation,
@@ -22,6 +27,7 @@ __all__ = [
     "Retrieval",
     "SiteEvaluation",
     "gaussian_rate_distortion",
+    "held_out_rate_distortion",
     "importance",
     "independent_pixels_nll",
     "log_prob",

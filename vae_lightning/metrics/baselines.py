@@ -5,6 +5,7 @@ Images come in chunks, (N, C, H, W) integers 0..levels-1, so that a set may be l
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
@@ -14,6 +15,9 @@ from torch import Tensor
 
 SEEN = 1e-10
 """Share of the largest variance below which a direction has none."""
+EXACT, FOUND_IN = 4096, 2048
+"""Values of an image up to which the covariance of all training images is taken apart, a matter of their cube; of
+larger ones, how many training images the components are found in."""
 ROUNDING = 1 / 12
 """Variance of rounding to a level, levels squared: a density with less noise only counts the rounding."""
 
@@ -59,7 +63,64 @@ def gaussian_rate_distortion(images: Iterable[Tensor], levels: int, rates: Seque
         levels: how many.
         rates: nats an image.
     """
-    variance = torch.linalg.eigvalsh(mean_and_covariance(images, levels)[1]).clamp_min(1e-12)
+    return _water_filled(torch.linalg.eigvalsh(mean_and_covariance(images, levels)[1]), rates)
+
+
+def held_out_rate_distortion(
+    train: Iterable[Tensor], test: Iterable[Tensor], levels: int, rates: Sequence[float], exact: int = EXACT
+) -> Tensor:
+    """The same for test images, of which the principal components of the training images are told, and only the
+    variances along them are known: the least squared error that PCA with ideal coding reaches at so many nats an
+    image. With many training images it is the Gaussian limit; with few, whose own components would fit no others,
+    still one that can be reached. One error a rate, (len(rates),).
+
+    Of images of more than `exact` values, the components are those of the first `FOUND_IN` training images, and what
+    they leave out is taken to be as large in every direction.
+
+    Args:
+        train: chunks of images.
+        test: chunks of images.
+        levels: how many.
+        rates: nats an image.
+        exact: see above.
+    """
+    chunks = iter(train)
+    first = next(chunks)
+    size = first[0].numel()
+    if size <= exact:
+        mean, covariance = mean_and_covariance(itertools.chain([first], chunks), levels)
+        directions = torch.linalg.eigh(covariance)[1]
+    else:
+        mean, directions = _of_some(itertools.chain([first], chunks), levels)
+    count, along, whole = 0, torch.zeros(directions.shape[1], dtype=torch.float64), 0.0
+    for chunk in test:
+        residual = chunk.flatten(1).to(directions) / (levels - 1) - mean
+        along += (residual @ directions).square().sum(0).double()
+        count, whole = count + len(chunk), whole + residual.square().sum().item()
+    rest = size - len(along)
+    left = [max(0.0, whole - along.sum().item()) / count / rest] * rest if rest else []
+    return _water_filled(torch.cat([along / count, torch.tensor(left, dtype=torch.float64)]), rates)
+
+
+def _of_some(chunks: Iterable[Tensor], levels: int) -> tuple[Tensor, Tensor]:
+    """Mean (D,) and directions (D, r) of the first images, fewer than they have values, float32."""
+    taken, count = list[Tensor](), 0
+    for chunk in chunks:
+        taken.append(chunk[: FOUND_IN - count].flatten(1).float() / (levels - 1))
+        count += len(taken[-1])
+        if count >= FOUND_IN:
+            break
+    x = torch.cat(taken)
+    mean = x.mean(0)
+    x = x - mean
+    variance, vectors = torch.linalg.eigh(x @ x.T)
+    kept = variance > 1e-6 * variance.max()
+    return mean, x.T @ (vectors[:, kept] / variance[kept].sqrt())
+
+
+def _water_filled(variance: Tensor, rates: Sequence[float]) -> Tensor:
+    """The squared error of independent Gaussians of these variances at each rate, nats, (len(rates),)."""
+    variance = variance.clamp_min(1e-12)
     levels_of_water = torch.logspace(-12, 0, 4000, dtype=torch.float64) * variance.max()
     below = torch.minimum(variance, levels_of_water[:, None]).sum(1)  # squared error at each level
     above = 0.5 * (variance / levels_of_water[:, None]).clamp_min(1).log().sum(1)  # rate at each level, falling

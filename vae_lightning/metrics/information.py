@@ -177,9 +177,9 @@ def diagnose(
     more = "lower the KL's weight or warm it up longer (--model.objective.beta), set --model.objective.free_bits 0.1"
     if cost < IGNORED:
         return f"Full collapse: {found}; {more}, or take a weaker decoder."
-    if used == size:
+    if used > size / 2:
         return f"No collapse: {found}."
-    fewer = f"or do with a smaller {setting} ({used})" if setting and 0 < used <= size / 2 else ""
+    fewer = f"or do with a smaller {setting} ({used})" if setting and used else ""
     return f"Partial collapse: {found}; to use more, {more}, {fewer or 'or take a weaker decoder'}."
 
 

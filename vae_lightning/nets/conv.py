@@ -36,6 +36,13 @@ def stage_sizes(size: tuple[int, int], stages: int) -> list[tuple[int, int]]:
     return sizes
 
 
+def grown(size: tuple[int, int], width: int, widest: int = 128, smallest: int = 4) -> list[int]:
+    """Widths of as many stages as bring an image of this size to a map of at most `smallest` a side: `width` at first,
+    and twice as wide where the map has a quarter of the places, up to `widest`; at least one."""
+    stages = max(1, math.ceil(math.log2(max(size) / smallest)))
+    return [min(width * 2**stage, max(width, widest)) for stage in range(stages)]
+
+
 def map_depth(name: str, size: int, sides: tuple[int, int]) -> int:
     """How many latents stand at each place of a map (h, w); raises ValueError where they do not come out even."""
     places = math.prod(sides)
@@ -64,7 +71,8 @@ class ConvEncoder(Net):
     Args:
         in_shape: the image's (C, H, W), any H and W.
         image_shape: the same; every net takes it.
-        channels: width of each stage; each stage halves the height and the width.
+        channels: width of each stage; each stage halves the height and the width. One number: the first stage's, and
+            as many stages as bring the image to 4x4 or less, see `grown`.
         blocks: residual blocks after each halving.
         hidden: width of the fully connected layer at the end; 0 for none.
         activation: the nonlinearity.
@@ -77,13 +85,15 @@ class ConvEncoder(Net):
         self,
         in_shape: Shape,
         image_shape: Shape,
-        channels: list[int] = [32, 64, 128],  # noqa: B006
+        channels: list[int] | int = [32, 64, 128],  # noqa: B006
         blocks: int = 0,
         hidden: int = 256,
         activation: Callable[[], nn.Module] = nn.SiLU,
         dropout: float = 0.0,
         spatial: bool = False,
     ) -> None:
+        if isinstance(channels, int):
+            channels = grown((in_shape[1], in_shape[2]), channels)
         require_widths("ConvEncoder.channels", channels, at_least=1)
         require_a_map("ConvEncoder", spatial, hidden)
         super().__init__(in_shape, image_shape)
@@ -113,7 +123,8 @@ class ConvDecoder(Net):
     Args:
         in_shape: the latent's shape, (d,).
         image_shape: (C, H, W), any H and W.
-        channels: width of each stage, from the smallest to the image's size; each stage doubles height and width.
+        channels: width of each stage, from the smallest to the image's size; each stage doubles height and width. One
+            number: that of the last stage, as of ConvEncoder's first, and as many stages as the image asks for.
         blocks: residual blocks before each doubling.
         hidden: width of the fully connected layer at the start; 0 for none.
         activation: the nonlinearity.
@@ -125,13 +136,15 @@ class ConvDecoder(Net):
         self,
         in_shape: Shape,
         image_shape: Shape,
-        channels: list[int] = [128, 64, 32],  # noqa: B006
+        channels: list[int] | int = [128, 64, 32],  # noqa: B006
         blocks: int = 0,
         hidden: int = 256,
         activation: Callable[[], nn.Module] = nn.SiLU,
         dropout: float = 0.0,
         spatial: bool = False,
     ) -> None:
+        if isinstance(channels, int):
+            channels = grown((image_shape[1], image_shape[2]), channels)[::-1]
         require_widths("ConvDecoder.channels", channels, at_least=1)
         require_a_map("ConvDecoder", spatial, hidden)
         super().__init__(in_shape, image_shape)

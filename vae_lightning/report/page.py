@@ -17,6 +17,7 @@ from typing import Any
 from vae_lightning.files import write_atomically
 from vae_lightning.report.document import document, time_of
 from vae_lightning.report.results import FILE, Results, Row, Section
+from vae_lightning.report.verdict import TITLE, verdict_html
 
 HEADLINES = ("nll", "nll_bits_per_dim", "elbo", "squared_error", "bits_per_dim", "distortion", "psnr", "ssim")
 """What a reader looks for first; the first four that a test found."""
@@ -50,7 +51,7 @@ def report(run: Path) -> Path:
     results = Results.read(run) if (run / FILE).is_file() else None
     record = _record(run / "run.json")
     data = {key: value for key, value in record.pop("data", {}).items() if key != "val_index" or isinstance(value, str)}
-    body = [_tested(run, results), _pictures(run), _config(run / "config.yaml")]
+    body = [verdict_html(run), _tested(run, results), _pictures(run), _config(run / "config.yaml")]
     body.append(f'<div class="columns">{_facts("Data", data)}{_facts("Environment", record)}</div>')
     path = run / "report.html"
     write_atomically(path, document(name_of(run), "report", "\n".join(body)).encode(errors="replace"))
@@ -132,7 +133,7 @@ def _tested(run: Path, results: Results | None) -> str:
     rows = results.rows
     chosen = [rows[name] for name in HEADLINES if name in rows] or list(rows.values())
     tiles = "".join(_headline(row) for row in chosen[:4])
-    sections = "\n".join(table(section) for section in results.sections)
+    sections = "\n".join(table(section) for section in results.sections if section.title != TITLE)
     return f"""<p>Tested {when} on {results.images} images{settings}.</p>
 <dl class="headlines">{tiles}</dl>
 <p class="legend soft">{LEGEND}</p>

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any
@@ -17,14 +18,18 @@ from vae_lightning.models import UnCLIP
 from vae_lightning.objectives.elbo import kl_per_latent
 from vae_lightning.tokens import Tokens
 from vae_lightning.train.module import Experiment
+from vae_lightning.train.share import Share
+
+MOMENTS = 10
+"""Of a training at which pictures are drawn."""
 
 
 class Picture(Callback, ABC):
-    """One picture at the end of every `every_n_epochs`-th epoch and of the last, on rank zero, of the same held-out
-    images with the same noise each time, so that two epochs compare.
+    """One picture at the end of some epochs and of the last, on rank zero, of the same held-out images with the same
+    noise each time, so that two epochs compare.
 
     Args:
-        every_n_epochs: how often.
+        every_n_epochs: how often; null for ten moments of the training, however long it is.
         num_images: how many held-out images or samples.
     """
 
@@ -32,14 +37,31 @@ class Picture(Callback, ABC):
     captions: list[str]
     """What the picture's rows are, to be written beside them; none by default."""
 
-    def __init__(self, every_n_epochs: int = 1, num_images: int = 8) -> None:
-        if every_n_epochs < 1 or num_images < 1:
+    def __init__(self, every_n_epochs: int | None = None, num_images: int = 8) -> None:
+        if (every_n_epochs is not None and every_n_epochs < 1) or num_images < 1:
             raise ValueError(f"{type(self).__name__}: expected every_n_epochs and num_images of at least 1.")
         self.every_n_epochs, self.num_images, self.captions = every_n_epochs, num_images, []
+        self._share: Share | None = None
+        self._moment = 0
 
     @abstractmethod
     def draw(self, model: LatentModel, batch: Batch) -> tuple[Tensor, int] | None:
         """(images, columns) from the model and `num_images` held-out images; None where it makes no sense."""
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._share = Share(trainer)
+        self._moment = int(MOMENTS * self._share(0))  # of a run that goes on
+
+    def _is_due(self, trainer: Trainer) -> bool:
+        """Whether to draw at the end of this epoch; validation outside a training draws."""
+        epoch = trainer.current_epoch + 1
+        if self._share is None or epoch == trainer.max_epochs:
+            return True
+        if self.every_n_epochs is not None:
+            return epoch % self.every_n_epochs == 0
+        batches: Any = trainer.num_training_batches
+        before, self._moment = self._moment, int(MOMENTS * self._share(0 if batches == math.inf else batches))
+        return self._moment > before
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         data: Any = getattr(trainer, "datamodule", None)
@@ -47,9 +69,9 @@ class Picture(Callback, ABC):
             return
         if not isinstance(pl_module.latent_model, LatentModel):
             return
-        epoch = trainer.current_epoch + 1
-        if epoch % self.every_n_epochs and epoch != trainer.max_epochs:
+        if not self._is_due(trainer):
             return
+        epoch = trainer.current_epoch + 1
         folder = trainer.log_dir  # asked for in every process: the first one tells the others
         if not trainer.is_global_zero:
             return
@@ -87,7 +109,7 @@ class Reconstructions(Picture):
 class PriorSamples(Picture):
     """E[x|z] for z from the prior; a row a class for a model that generates by class."""
 
-    def __init__(self, every_n_epochs: int = 1, num_images: int = 64) -> None:
+    def __init__(self, every_n_epochs: int | None = None, num_images: int = 64) -> None:
         super().__init__(every_n_epochs, num_images)
 
     def draw(self, model: LatentModel, batch: Batch) -> tuple[Tensor, int] | None:
@@ -105,14 +127,18 @@ class CaptionSamples(Picture):
     decoder; while the prior alone is trained there is nothing to see.
 
     Args:
-        every_n_epochs: how often.
+        every_n_epochs: how often; null for ten moments of the training.
         num_captions: how many held-out captions, different ones.
         columns: images a caption.
         captions: others, in their place.
     """
 
     def __init__(
-        self, every_n_epochs: int = 1, num_captions: int = 6, columns: int = 8, captions: list[str] | None = None
+        self,
+        every_n_epochs: int | None = None,
+        num_captions: int = 6,
+        columns: int = 8,
+        captions: list[str] | None = None,
     ) -> None:
         if num_captions < 1 or columns < 1:
             raise ValueError("CaptionSamples: expected num_captions and columns of at least 1.")
@@ -144,7 +170,7 @@ class Traversals(Picture):
     most informative latents, of the largest rate, first.
 
     Args:
-        every_n_epochs: how often.
+        every_n_epochs: how often; null for ten moments of the training.
         num_images: how many held-out images the spread is measured over.
         rows: how many latents.
         columns: how many steps.
@@ -152,7 +178,9 @@ class Traversals(Picture):
 
     section = "latent"
 
-    def __init__(self, every_n_epochs: int = 1, num_images: int = 256, rows: int = 8, columns: int = 9) -> None:
+    def __init__(
+        self, every_n_epochs: int | None = None, num_images: int = 256, rows: int = 8, columns: int = 9
+    ) -> None:
         super().__init__(every_n_epochs, num_images)
         self.rows, self.columns = rows, columns
 
@@ -189,7 +217,7 @@ class Interpolations(Picture):
 
     section = "latent"
 
-    def __init__(self, every_n_epochs: int = 1, num_images: int = 8, columns: int = 8) -> None:
+    def __init__(self, every_n_epochs: int | None = None, num_images: int = 8, columns: int = 8) -> None:
         super().__init__(every_n_epochs, 2 * num_images)
         self.columns = columns
 

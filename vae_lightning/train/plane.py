@@ -27,14 +27,14 @@ class LatentPlane(Picture):
     is no picture.
 
     Args:
-        every_n_epochs: how often.
+        every_n_epochs: how often; null for ten moments of the training.
         num_images: how many held-out images' codes at most.
         columns: decoded images a side.
     """
 
     section = "latent"
 
-    def __init__(self, every_n_epochs: int = 1, num_images: int = 2000, columns: int = 15) -> None:
+    def __init__(self, every_n_epochs: int | None = None, num_images: int = 2000, columns: int = 15) -> None:
         super().__init__(every_n_epochs, num_images)
         if columns < 2:
             raise ValueError(f"LatentPlane.columns: expected at least 2, got {columns}.")
