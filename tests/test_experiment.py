@@ -44,7 +44,7 @@ def history(run: str) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def test_fit_leaves_a_whole_run_and_a_checkpoint_is_enough(cli: Callable, tmp_path: Path) -> None:
+def test_fit_leaves_a_whole_run_and_a_checkpoint_is_enough(cli: Callable, curves: None, tmp_path: Path) -> None:
     done = cli("fit", "-c", DIGITS, "--trainer.max_epochs=10", "--model.lr_schedule=WarmupConstant")
     assert done.status == 0
     assert "val/elbo" in done.out
