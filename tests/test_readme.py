@@ -55,9 +55,12 @@ def commands(block: str) -> list[str]:
     return [line for line in lines if "text2image" not in line and "--model.compile" not in line]
 
 
-@pytest.mark.parametrize(
-    "block", [block for block in GROUPS if commands(block)], ids=lambda block: commands(block)[0][:40]
-)
+def called(block: str) -> str:
+    """The different commands of a block, to name a test by."""
+    return "-".join(dict.fromkeys(command.split()[1] for command in commands(block)))
+
+
+@pytest.mark.parametrize("block", [block for block in GROUPS if commands(block)], ids=called)
 def test_every_command_runs(block: str, cli: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_MODE", "offline")
     Path("configs").symlink_to(REPOSITORY / "configs")
