@@ -80,9 +80,21 @@ def data_root() -> Path:
 
 
 @pytest.fixture
-def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Callable[..., Result]:
+def curves() -> None:
+    """A test that takes it has `fit` draw curve.png; the others are spared half a second a training."""
+
+
+@pytest.fixture
+def cli(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    request: pytest.FixtureRequest,
+) -> Callable[..., Result]:
     """Runs the command line in an empty folder: status, standard output and standard error."""
     monkeypatch.chdir(tmp_path)
+    if "curves" not in request.fixturenames:
+        monkeypatch.setattr("vae_lightning.commands.cli.draw_curve", lambda *_: None)
 
     def run(*args: object) -> Result:
         from vae_lightning.commands.main import main

@@ -15,6 +15,8 @@ CONFIGS = REPOSITORY / "configs"
 SHAPES = {"digits": ((1, 8, 8), 17), "cifar10": ((3, 32, 32), 256), "images": ((3, 32, 32), 256)}
 STATIC = ((1, 28, 28), 2)
 STEP = ["--trainer.max_epochs=1", "--trainer.limit_train_batches=2"]
+BARE = [*STEP, "--trainer.callbacks=null", "--trainer.enable_progress_bar=false"]
+"""Without pictures, which every experiment draws."""
 DEFAULTS = {
     "model": "mlp",
     "encoder": "gaussian",
@@ -65,7 +67,7 @@ def test_fragments_of_every_slot_run_a_step(cli: Callable, choice: str) -> None:
     if choice == "model/linear":
         chosen.append("likelihood/gaussian_learned")
     levels = 2 if choice == "likelihood/bernoulli" else 256
-    done = cli("fit", *fragments(*chosen), *generated_flags((1, 28, 20), levels), *STEP)
+    done = cli("fit", *fragments(*chosen), *generated_flags((1, 28, 20), levels), *BARE)
     assert done.status == 0, done.err
     recorded = yaml.safe_load(Path("runs/default/1/config.yaml").read_text())
     text = yaml.safe_dump(recorded["model"])
@@ -84,7 +86,7 @@ def test_data_fragments_parse_and_say_what_is_missing(cli: Callable, path: Path,
         *fragments(f"likelihood/{likelihood}"),
         "-c",
         str(path),
-        *STEP,
+        *BARE,
         "--data.root=nowhere",
         "--data.download=false",
     ]
@@ -106,7 +108,7 @@ def test_a_fragment_may_replace_a_single_key(cli: Callable) -> None:
         "--data.val_size=16",
         "--data.batch_size=8",
         "--model.latent_model.latent_size=3",
-        *STEP,
+        *BARE,
     )
     assert done.status == 0
     assert load_model("runs/default/1").sample(2).batch_shape == (2,)

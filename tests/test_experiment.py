@@ -44,7 +44,7 @@ def history(run: str) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def test_fit_leaves_a_whole_run_and_a_checkpoint_is_enough(cli: Callable, tmp_path: Path) -> None:
+def test_fit_leaves_a_whole_run_and_a_checkpoint_is_enough(cli: Callable, curves: None, tmp_path: Path) -> None:
     done = cli("fit", "-c", DIGITS, "--trainer.max_epochs=10", "--model.lr_schedule=WarmupConstant")
     assert done.status == 0
     assert "val/elbo" in done.out
@@ -437,12 +437,11 @@ def test_a_run_is_never_overwritten(cli: Callable) -> None:
 
 def test_command_line_beats_the_checkpoint(cli: Callable) -> None:
     assert cli("fit", "-c", DIGITS, *SHORT, "--trainer.max_epochs=1").status == 0
+    test = ["test", "--ckpt_path=runs/digits/1", "--model.evaluation.studies=false"]
     for samples in (3, 40):
-        assert cli("test", "--ckpt_path", "runs/digits/1", f"--model.evaluation.samples={samples}").status == 0
+        assert cli(*test, f"--model.evaluation.samples={samples}").status == 0
         assert Results.read(Path("runs/digits/1")).settings["test_samples"] == samples
-    assert (
-        cli("test", "--ckpt_path", "runs/digits/1", "--model.evaluation.samples=0", "--data.split_seed=5").status == 0
-    )
+    assert cli(*test, "--model.evaluation.samples=0", "--data.split_seed=5").status == 0
     assert "nll" not in Results.read(Path("runs/digits/1")).rows
 
 

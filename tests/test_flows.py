@@ -188,7 +188,7 @@ def test_settings_without_sense_are_refused() -> None:
         InverseAutoregressivePosterior(spec, (2,), hidden=[])
 
 
-@pytest.mark.parametrize("name", ["flow", "iaf"])
+@pytest.mark.parametrize("name", ["flow", pytest.param("iaf", marks=pytest.mark.slow)])
 def test_every_command_takes_a_flow_or_says_why_not(cli: Callable, name: str) -> None:
     encoder = REPOSITORY / "configs" / "encoder" / f"{name}.yaml"
     done = cli("fit", "-c", DIGITS, "-c", encoder, "--trainer.max_epochs=1", "--model.latent_model.latent_size=4")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import shlex
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,11 +11,13 @@ import pytest
 
 from tests.conftest import REPOSITORY, generated_flags
 
-TEXT = (REPOSITORY / "README.md").read_text() + (REPOSITORY / "docs" / "results.md").read_text()
+README = (REPOSITORY / "README.md").read_text()
+TEXT = README + (REPOSITORY / "docs" / "results.md").read_text()
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", TEXT, flags=re.DOTALL)
-LINES = [line for kind, block in BLOCKS if kind == "sh" for line in block.splitlines()]
-TABLED = re.findall(r"`(vae-lightning [^`]*)`", TEXT)
-COMMANDS = [line for line in [*LINES, *TABLED] if line.startswith("vae-lightning ")]
+TABLED = "\n".join(re.findall(r"`(vae-lightning [^`]*)`", TEXT))
+GROUPS = [block for kind, block in BLOCKS if kind == "sh"] + [TABLED]
+FIRST = [f"vae-lightning {words}" for words in ("fit -c configs/experiment/mnist.yaml", "test --ckpt_path runs/mnist")]
+"""What the README's first block of commands leaves for the others."""
 STATIC = ((1, 28, 28), 2)
 SHAPES = {
     "mnist_static": STATIC,
@@ -40,6 +41,7 @@ def shortened(words: list[str]) -> list[str]:
     short = [f"--trainer.max_epochs={2 if again else 1}", "--trainer.limit_train_batches=2"]
     if again:
         return [*words[1:], *short]
+    short += ["--trainer.callbacks=null", "--trainer.enable_progress_bar=false"]  # pictures: see test_configs.py
     experiments = [Path(word).stem for word in words if "experiment/" in word]
     if experiments and experiments[0].endswith("_clip"):
         return [*words[1:], *short]
@@ -47,29 +49,48 @@ def shortened(words: list[str]) -> list[str]:
     return [*words[1:], *generated_flags(shape, levels), *(short if command == "fit" else [])]
 
 
-def test_every_command_runs(cli: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+def commands(block: str) -> list[str]:
+    """Those of a block, but for the text-to-image chain's (test_generate.py) and compilation (test_experiment.py)."""
+    lines = [line for line in block.splitlines() if line.startswith("vae-lightning ")]
+    return [line for line in lines if "text2image" not in line and "--model.compile" not in line]
+
+
+def called(block: str) -> str:
+    """The different commands of a block, to name a test by."""
+    return "-".join(dict.fromkeys(command.split()[1] for command in commands(block)))
+
+
+@pytest.mark.parametrize("block", [block for block in GROUPS if commands(block)], ids=called)
+def test_every_command_runs(block: str, cli: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_MODE", "offline")
     Path("configs").symlink_to(REPOSITORY / "configs")
-    assert len(COMMANDS) > 10
-    done: set[str] = set()
-    for command in COMMANDS:
-        if command in done or "text2image" in command:  # the chain's: see test_generate.py
-            continue
-        done.add(command)
-        if "--model.compile" in command and not (shutil.which("g++") or shutil.which("clang++")):
-            continue
+    said = commands(block)
+    later = FIRST[0] not in said and any("runs/mnist" in command for command in said)
+    for command in [*(FIRST if later else []), *said]:
         result = cli(*shortened(shlex.split(command, comments=True)))
         assert result.status == 0, f"{command}: {result.err}"
+
+
+def test_the_commands_are_found() -> None:
+    found = [command for block in GROUPS for command in commands(block)]
+    assert len(found) > 40
+    assert {"fit", "test", "doctor", "report", "compare", "sample", "search"} < {
+        command.split()[1] for command in found
+    }
+
+
+def test_the_python_runs(cli: Callable) -> None:
     (snippet,) = [block for kind, block in BLOCKS if kind == "python"]
+    Path("configs").symlink_to(REPOSITORY / "configs")
+    assert cli(*shortened(shlex.split(FIRST[0]))).status == 0
     exec(compile(snippet, "README.md", "exec"), {})
 
 
 def test_what_the_readme_points_to_is_there() -> None:
-    readme = (REPOSITORY / "README.md").read_text()
-    for target in re.findall(r"\]\(([^)#]+)\)", readme):
+    for target in re.findall(r"\]\(([^)#]+)", README):
         assert target.startswith("http") or (REPOSITORY / target).exists(), target
     makefile = (REPOSITORY / "Makefile").read_text()
-    for target in re.findall(r"`?make (\w[\w-]*)", readme):
+    for target in re.findall(r"`?make (\w[\w-]*)", README):
         assert re.search(rf"^{target}:", makefile, flags=re.MULTILINE), target
 
 
