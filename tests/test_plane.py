@@ -47,7 +47,8 @@ def test_what_is_decoded_lies_where_the_codes_lie(encoder: Callable, labelled: b
     assert grid.shape == (25, 2)
     assert (grid.amin(0) <= codes.quantile(0.1, 0)).all()
     assert (grid.amax(0) >= codes.quantile(0.9, 0)).all()
-    assert (grid[0, 0] < grid[4, 0]) and (grid[0, 1] > grid[-1, 1])  # rows from the top
+    assert grid[0, 0] < grid[4, 0]
+    assert grid[0, 1] > grid[-1, 1]  # rows from the top
 
 
 def test_a_model_of_three_latents_has_no_plane() -> None:
