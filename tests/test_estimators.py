@@ -15,8 +15,8 @@ from torch.distributions import Bernoulli, Independent, MultivariateNormal, Norm
 
 from vae_lightning.conditionals import BernoulliLikelihood, GaussianLikelihood, GaussianPosterior, PointMass
 from vae_lightning.core import Batch, LatentModel, Spec, Story
-from vae_lightning.metrics import importance
-from vae_lightning.metrics.baselines import ppca_log_prob
+from vae_lightning.metrics import ImageEvaluation, importance
+from vae_lightning.metrics.baselines import PrincipalDensities, pca_squared_error, ppca_log_prob
 from vae_lightning.metrics.estimators.annealing import annealed_log_prob, sigmoidal
 from vae_lightning.metrics.estimators.gap import inference_gap, prior_log_prob
 from vae_lightning.metrics.estimators.refinement import Bounds, refined
@@ -458,3 +458,45 @@ def test_constant_images_have_no_sharpness() -> None:
         assert found.isnan().tolist() == [True, False, True]
         with pytest.raises(ValueError, match=r"at least 2 x 2 pixels, got \(3, 2, 1, 6\)"):
             measure(images[:, :, :1])
+
+
+def test_ppca_of_few_images_keeps_something_to_tell_the_noise_by() -> None:
+    """With as many components as there are training images the density of any other is next to nothing: the number is
+    then the best of its halves, and as many as asked for where images are enough."""
+    images = torch.from_numpy(load_digits().images).to(torch.uint8).unsqueeze(1)
+    few, held_out, test = images[:40], images[40:60], images[1200:]
+    densities = PrincipalDensities.of([few], 17)
+    chosen = densities.best([held_out], 60)
+    assert chosen in (30, 15, 7, 3, 1)
+    nll = {count: -densities.log_prob([test], count).mean().item() for count in (60, 30, 15, 7, 3, 1)}
+    assert nll[chosen] < min(nll.values()) + 3
+    assert nll[60] > nll[chosen] + 50
+    assert PrincipalDensities.of([images[:1200]], 17).best([images[1200:1400]], 10) == 10
+
+
+def test_pca_of_few_images_has_no_more_components_than_they_differ_in() -> None:
+    """Three images lie in a plane: other directions are any at all, and explain nothing."""
+    train, test = torch.randint(0, 17, (3, 1, 8, 8)), torch.randint(0, 17, (50, 1, 8, 8))
+    two = pca_squared_error([train], [test], 17, 2)
+    torch.testing.assert_close(pca_squared_error([train], [test], 17, 40), two)
+
+
+def test_the_gap_is_never_negative() -> None:
+    """Of three images and ten samples: both of its terms are of the same samples."""
+    model = VAE(Spec((1, 4, 4), 256), GaussianPosterior, GaussianLikelihood, latent_size=2).eval()
+    for seed in range(20):
+        torch.manual_seed(seed)
+        evaluation = ImageEvaluation(samples=10, studies=False)
+        evaluation.start(torch.device("cpu"), keep=True)
+        with torch.no_grad():
+            evaluation.update(
+                model, Spec((1, 4, 4), 256), {"image": torch.randint(0, 256, (3, 1, 4, 4)).float()}, "test"
+            )
+        gap, error = evaluation.results()["gap"]
+        assert gap >= 0
+        assert (evaluation.per_image["gap"] >= 0).all()
+        assert error >= 0
+    refined = ImageEvaluation(samples=10, refinement=3, studies=False)
+    refined.start(torch.device("cpu"), keep=True)
+    refined.update(model, Spec((1, 4, 4), 256), {"image": torch.randint(0, 256, (3, 1, 4, 4)).float()}, "test")
+    assert refined.per_image["gap"].shape == (3,)

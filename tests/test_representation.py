@@ -157,15 +157,28 @@ def test_auroc_is_scikit_learns() -> None:
         normal, ood = (scale * torch.randn(300)).round(), (scale * (torch.randn(200) + 0.7)).round()
         truth = np.r_[np.zeros(300), np.ones(200)]
         assert auroc(normal, ood).value == pytest.approx(roc_auc_score(truth, torch.cat([normal, ood])), abs=1e-12)
-    assert auroc(torch.tensor([0.0, 1.0]), torch.tensor([2.0, torch.inf])) == (1, 0)
-    assert auroc(torch.zeros(5), torch.zeros(3)) == (0.5, 0)
-    assert math.isnan(auroc(torch.randn(5), torch.zeros(1)).standard_error)
+    assert auroc(torch.tensor([0.0, 1.0]), torch.tensor([2.0, torch.inf]))[:2] == (1, 0)
+    assert auroc(torch.zeros(5), torch.zeros(3))[:2] == (0.5, 0)
+    alone = auroc(torch.zeros(5), torch.ones(1))
+    assert math.isnan(alone.standard_error)
+    assert 0.1 < alone.low < 0.9 < alone.high == 1
+
+
+@pytest.mark.parametrize(("shift", "images"), [(1.0, (10, 10)), (2.5, (30, 8)), (0.0, (5, 40))])
+def test_the_interval_of_an_area_holds_it(shift: float, images: tuple[int, int]) -> None:
+    """In some 95 % of draws from two Gaussians, and never without a width, as DeLong's error is where all are apart."""
+    truth, inside = norm.cdf(shift / math.sqrt(2)), 0
+    for _ in range(600):
+        found = auroc(torch.randn(images[0]), torch.randn(images[1]) + shift)
+        inside += found.low <= truth <= found.high
+        assert found.low < found.high
+    assert 0.92 < inside / 600 < 0.995
 
 
 def test_auroc_knows_its_error() -> None:
     """Over repeated draws from two Gaussians: the closed form Phi(shift / sqrt 2), and DeLong's error as the spread."""
     draws = [auroc(torch.randn(60), torch.randn(40) + 1) for _ in range(1500)]
-    values, errors = (torch.tensor(column) for column in zip(*draws, strict=True))
+    values, errors = (torch.tensor(column) for column in list(zip(*draws, strict=True))[:2])
     assert values.mean().item() == pytest.approx(norm.cdf(1 / math.sqrt(2)), abs=4 * values.std().item() / 1500**0.5)
     assert errors.square().mean().sqrt().item() == pytest.approx(values.std().item(), rel=0.08)
 

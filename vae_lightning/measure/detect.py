@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 import torch
@@ -48,7 +49,7 @@ class Detection:
     looked: what the model makes of them.
     score: that verdicts are by.
     thresholds: score -> its threshold.
-    white: "bits" and "error" -> the value from which on a map is white.
+    shades: "bits" and "error" -> the values from which down a map is black, and from which on it is white.
     defects: what is wrong with each image, where that is known.
     masks: where, (N, H, W) bool.
     areas: by defect.
@@ -58,7 +59,7 @@ class Detection:
     looked: Looked
     score: str
     thresholds: dict[str, Threshold]
-    white: dict[str, float]
+    shades: dict[str, tuple[float, float]]
     defects: list[str | None] | None = None
     masks: Tensor | None = None
     areas: list[Areas] = field(default_factory=list)
@@ -89,7 +90,8 @@ class Detection:
             self._shown(images.take(torch.tensor([row]))[0], levels),
             self._shown(self.looked.reconstruction[row], levels),
         ]
-        shown += [_coloured(getattr(self.looked, name)[row] / self.white[name]) for name in ("bits", "error")]
+        for name, (black, white) in self.shades.items():
+            shown.append(_coloured((getattr(self.looked, name)[row] - black) / max(white - black, 1e-12)))
         if self.masks is not None:
             shown.append(255.0 * self.masks[row].expand(3, -1, -1))
         return grid(torch.stack(shown), len(shown), 256)
@@ -134,22 +136,23 @@ def detect(
     Raises:
         ValueError: a score that the model does not have.
     """
+    if score is not None and score not in SCORES:
+        raise ValueError(f"--score: expected one of {', '.join(SCORES)}, got {score!r}.")
     model, levels = trained.latent_model, trained.spec.levels
     ours = look(model, normal, levels, num_samples, trained.device, p_y)
     score = score or (DEFAULT if "elbo" in ours.scores else WITHOUT_RATE)
     if score not in ours.scores:
-        why = "unknown" if score not in SCORES else "which this model has not"
-        raise ValueError(f"--score: expected one of {', '.join(ours.scores)}, got {score}, {why}.")
+        raise ValueError(f"--score: expected one of {', '.join(ours.scores)}, got {score}, which this model has not.")
     thresholds = {name: threshold(values, false_alarms) for name, values in ours.scores.items()}
     theirs = look(model, images, levels, num_samples, trained.device, p_y)
-    white = {name: max(_quantile(getattr(ours, name)), 1e-12) for name in ("bits", "error")}
-    return Detection(names, theirs, score, thresholds, white)
+    shades = {name: _shades(getattr(ours, name)) for name in ("bits", "error")}
+    return Detection(names, theirs, score, thresholds, shades)
 
 
-def _quantile(maps: Tensor) -> float:
-    """The brightest that is told apart; torch's own takes no more than 2^24 values."""
+def _shades(maps: Tensor) -> tuple[float, float]:
+    """The darkest and the brightest that are told apart; torch's own quantile takes no more than 2^24 values."""
     flat = maps.flatten()
-    return flat.kthvalue(max(1, round(BRIGHTEST * len(flat)))).values.item()
+    return flat.min().item(), flat.kthvalue(max(1, round(BRIGHTEST * len(flat)))).values.item()
 
 
 def areas(found: Detection, benchmark: Benchmark, masks: Tensor) -> list[Areas]:
@@ -169,7 +172,9 @@ def _areas(found: Detection, masks: Tensor, kind: str, good: list[int], bad: lis
     masked = [row for row in bad if masks[row].any()]
     image, pixel = dict[str, AUROC](), dict[str, AUROC]()
     if good and bad:
-        image = {name: auroc(values[good], values[bad]) for name, values in found.looked.scores.items()}
+        for name, values in found.looked.scores.items():
+            known = values.nan_to_num(math.inf, math.inf, -math.inf)  # what is not a number is no normal score
+            image[name] = auroc(known[good], known[bad])
     if masked:
         for name in ("bits", "error"):
             maps = getattr(found.looked, name)

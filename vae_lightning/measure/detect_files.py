@@ -135,9 +135,10 @@ def write(
         write_atomically(folder / MAPS, lambda stream: np.savez_compressed(stream, image=names, **maps))
     labels = {name: f"{label}, {unit}" for name, (label, unit) in SCORES.items()}
     title, above = facts.get("images", ""), _areas_as_html(found.areas)
+    (low, high), (least, most) = found.shades["bits"], found.shades["error"]
     legend = [
-        f"Maps are white from {found.white['bits']:.3g} bits and from a squared error of {found.white['error']:.3g} a "
-        "pixel on, which a thousandth of the normal images' pixels reach."
+        f"Maps go from black, {low:.3g} bits or a squared error of {least:.3g} a pixel, the normal images' least, to "
+        f"white, {high:.3g} bits or {most:.3g}, which a thousandth of the normal images' pixels reach."
     ]
     if pictures < len(order):
         legend.append(f"The {pictures} least likely of {len(order)} images have maps (--pictures).")

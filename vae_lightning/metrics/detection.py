@@ -15,8 +15,8 @@ from vae_lightning.metrics.anomaly import AUROC, auroc_interval
 
 CONFIDENCE = 0.95
 """Of every interval."""
-BINS = 2**16
-"""Steps of a map's range that pixels are counted in: what falls into one step counts as a tie."""
+STEPS = 2**16
+"""Quantiles of all pixels that they are counted between: what falls between two counts as a tie."""
 
 
 class Share(NamedTuple):
@@ -113,19 +113,23 @@ def pixel_auroc(maps: Iterable[Tensor], masks: Iterable[Tensor]) -> AUROC | None
     are no independent draws. None where either kind of pixel is missing.
 
     Args:
-        maps: of each image, (H, W).
+        maps: of each image, (H, W); what is not a number scores above all.
         masks: of each image, (H, W) bool, true where it is defective.
     """
-    pairs = [(score.double().flatten(), mask.flatten()) for score, mask in zip(maps, masks, strict=True)]
+    pairs = [
+        (score.double().flatten().nan_to_num(math.inf, math.inf, -math.inf), mask.flatten())
+        for score, mask in zip(maps, masks, strict=True)
+    ]
     defective, sound = (torch.stack([it.sum() for it in part]) for part in _parts(pairs)) if pairs else (None, None)
     if defective is None or sound is None or not defective.sum() or not sound.sum():
         return None
-    low, high = min(s.min() for s, _ in pairs), max(s.max() for s, _ in pairs)
-    binned = [(((s - low) / (high - low).clamp_min(1e-300) * (BINS - 1)).round().long(), mask) for s, mask in pairs]
-    counts = [torch.zeros(BINS, dtype=torch.float64) for _ in range(2)]
+    rising = torch.cat([score for score, _ in pairs]).sort().values
+    edges = rising[torch.linspace(0, len(rising) - 1, min(STEPS, len(rising))).round().long()].unique()
+    binned = [(torch.searchsorted(edges, score), mask) for score, mask in pairs]
+    counts = [torch.zeros(len(edges) + 1, dtype=torch.float64) for _ in range(2)]
     for places, mask in binned:
-        counts[0] += torch.bincount(places[~mask], minlength=BINS)
-        counts[1] += torch.bincount(places[mask], minlength=BINS)
+        counts[0] += torch.bincount(places[~mask], minlength=len(edges) + 1)
+        counts[1] += torch.bincount(places[mask], minlength=len(edges) + 1)
     below = (counts[0].cumsum(0) - counts[0] / 2) / counts[0].sum()  # share of sound pixels below each step
     above = 1 - (counts[1].cumsum(0) - counts[1] / 2) / counts[1].sum()  # share of defective pixels above it
     value = float((counts[1] * below).sum() / counts[1].sum())

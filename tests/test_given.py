@@ -1,0 +1,206 @@
+"""Images of a user's own, scored and encoded: all of them, by the name of each, and nothing written over."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from sklearn.datasets import load_digits
+
+from tests.conftest import GENERATED, REPOSITORY
+from tests.test_experiment import DIGITS, SHORT
+from vae_lightning import load_model
+from vae_lightning.commands.arguments import with_images
+from vae_lightning.commands.main import main
+from vae_lightning.core import Spec
+from vae_lightning.data import Digits, ImageData, ImageFolder
+from vae_lightning.images.given import read_given
+
+GREY = (load_digits().images * 255 / 16).round().astype(np.uint8)
+RUN = "--ckpt_path=runs/digits/1"
+
+
+def folder(path: str, names: list[str], start: int = 0, size: tuple[int, int] | None = None) -> Path:
+    """Digits as PNG files."""
+    for i, name in enumerate(names):
+        file = Path(path) / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        picture = Image.fromarray(GREY[start + i])
+        (picture if size is None else picture.resize(size)).save(file)
+    return Path(path)
+
+
+def table(path: str) -> list[dict[str, str]]:
+    with Path(path).open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("trained")
+    with contextlib.chdir(place):
+        assert main(["fit", "-c", str(DIGITS), *SHORT, "--trainer.max_epochs=2"]) == 0
+    return place / "runs"
+
+
+@pytest.fixture
+def run(cli: Callable, trained: Path, tmp_path: Path) -> Callable:
+    """The command line in a folder with a run of its own."""
+    shutil.copytree(trained, tmp_path / "runs")
+    return cli
+
+
+def test_predict_takes_folders_files_arrays_and_splits(run: Callable) -> None:
+    folder("odd", [f"{i}.png" for i in range(10)])
+    done = run("predict", "odd", RUN)
+    assert done.status == 0, done.err
+    assert "10 in all" in done.out
+    rows = table("runs/digits/1/predictions.csv")
+    assert [row["name"] for row in rows] == [f"{i}.png" for i in range(10)]
+    np.save("same.npy", load_digits().images[:10].astype(np.uint8))  # the model's own levels
+    assert run("predict", RUN, "same.npy", "--output", "same.csv").status == 0
+    same = table("same.csv")
+    assert "name" not in same[0]
+    for ours, theirs in zip(rows, same, strict=True):
+        assert float(ours["elbo"]) == pytest.approx(float(theirs["elbo"]), rel=1e-5)
+    assert run("predict", "odd/3.png", "odd/1.png", RUN, "--output=two.csv").status == 0
+    assert [row["name"] for row in table("two.csv")] == ["3.png", "1.png"]
+    assert run("predict", "train", RUN, "--output=train.csv").status == 0
+    trained = len(table("train.csv"))
+    assert run("predict", RUN, "--output=test.csv").status == 0
+    assert len(table("test.csv")) == 360 != trained
+
+
+def test_images_of_another_size_are_said_and_unreadable_ones_are_named(run: Callable) -> None:
+    folder("large", ["a.png", "b.png"], size=(20, 30))
+    done = run("predict", "large", RUN)
+    assert done.status == 0, done.err
+    assert "2 of 2 images (a.png is 30x20) are scaled to cover the model's 8x8 pixels." in done.out
+    Path("large/c.png").write_bytes(b"no image")
+    refused = run("predict", "large", RUN)
+    assert refused.status == 1
+    assert "1 of 3 files cannot be read" in refused.error
+    assert "c.png" in refused.error
+    assert "nothing there" in run("predict", "nowhere", RUN).error
+    assert "expected the images once" in run("predict", "large", "--images=[odd]", RUN).error
+
+
+def test_codes_and_reconstructions_have_the_files_names(run: Callable) -> None:
+    folder("odd", ["x/a.png", "y/b.png", "c.png"])
+    assert run("encode", "odd", RUN, "--output=codes.npz").status == 0
+    with np.load("codes.npz") as codes:
+        assert codes["name"].tolist() == ["c.png", "x/a.png", "y/b.png"]
+        assert len(codes["mean"]) == 3
+    assert run("reconstruct", "odd", RUN, "--output=back.npz").status == 0
+    with np.load("back.npz") as back:
+        assert back["name"].tolist() == ["c.png", "x/a.png", "y/b.png"]
+        expected = load_model("runs/digits/1").reconstruct(torch.from_numpy(back["image"])).mean
+        np.testing.assert_allclose(back["reconstruction"], expected.numpy(), rtol=1e-4, atol=1e-4)
+
+
+def test_anomaly_looks_at_all_images_of_a_folder(run: Callable) -> None:
+    """Ten and one: areas with counts and an interval, a row an image, and no number that JSON does not know."""
+    folder("odd", [f"{i}.png" for i in range(10)])
+    for words in (["odd"], ["--ood=ImageFolder", "--ood.path=odd", "--ood.channels=1"]):
+        done = run("anomaly", *words, RUN, "--num_samples=2")
+        assert done.status == 0, done.err
+        name = "images-odd" if words == ["odd"] else "ImageFolder-odd"
+        found = json.loads(Path(f"runs/digits/1/anomaly-{name}.json").read_text())
+        assert found["images"] == found["auroc_elbo"]["images"] == [360, 10]
+        assert found["auroc_elbo"]["low"] < found["auroc_elbo"]["mean"] < found["auroc_elbo"]["high"]
+        rows = table(f"runs/digits/1/anomaly-{name}.csv")
+        assert [row["image"] for row in rows if row["other"] == "1"] == [f"{i}.png" for i in range(10)]
+        assert len(rows) == 370
+    folder("one", ["a.png"])
+    assert run("anomaly", "one", RUN, "--num_samples=2").status == 0
+    text = Path("runs/digits/1/anomaly-images-one.json").read_text()
+    assert "NaN" not in text
+    alone = json.loads(text)["auroc_elbo"]
+    assert alone["error"] is None
+    assert alone["low"] < alone["high"]
+    assert "give either IMAGES or --ood" in run("anomaly", RUN).error
+    assert "give either IMAGES or --ood" in run("anomaly", "odd", f"--ood={GENERATED}", RUN).error
+
+
+def test_a_folders_settings_hold_for_what_is_given() -> None:
+    """Size, crop and background are those that the model's own images were read with."""
+    ink = np.zeros((10, 20, 4), np.uint8)
+    ink[:, 15:, 3] = 255
+    Path("ink").mkdir()
+    Image.fromarray(ink, "RGBA").save("ink/a.png")
+    source = ImageFolder("ink", (10, 20), crop=False, channels=1, background=255)
+    data = ImageData(source)
+    given = read_given(["ink"], Spec((1, 5, 10), 256), data).images.image
+    assert given[0, 0, :, :7].min() == 255
+    assert given[0, 0, :, 8:].max() == 0
+    assert source.size == (10, 20)  # as it was
+    covered = read_given(["ink"], Spec((1, 5, 10), 256), ImageData(Digits())).images.image
+    assert covered.shape == (1, 1, 5, 10)
+    binary = read_given(["ink"], Spec((1, 5, 10), 2), data).images.image
+    assert set(binary.unique().tolist()) == {0, 1}
+
+
+def test_words_without_a_flag_are_the_images() -> None:
+    assert with_images(["a", "--x", "1", "b c", "--y=2"]) == ["--x", "1", "--y=2", '--images=["a", "b c"]']
+    assert with_images(["--x", "1"]) == ["--x", "1"]
+    assert with_images(["--print_config", "a"]) == ["--print_config", '--images=["a"]']
+
+
+@pytest.mark.parametrize(
+    ("command", "file"),
+    [
+        (["sample", "--num_samples=4"], "out.png"),
+        (["reconstruct"], "out.png"),
+        (["encode"], "out.npz"),
+        (["predict"], "out.csv"),
+        (["surprise", "test", "--num_samples=2"], "out.png"),
+    ],
+)
+def test_a_named_output_is_not_written_over_unasked(run: Callable, command: list[str], file: str) -> None:
+    Path(file).write_text("mine")
+    refused = run(*command, RUN, "--output", file)
+    assert refused.status == 1
+    assert f"{file} exists and is not overwritten: choose another with --output, or add --overwrite." in refused.error
+    assert Path(file).read_text() == "mine"
+    again = ["--overwrite"] if command[0] == "surprise" else ["--overwrite=true"]
+    assert run(*command, RUN, "--output", file, *again).status == 0
+    assert Path(file).read_bytes() != b"mine"
+
+
+def test_a_terminated_command_leaves_no_part_of_a_file(run: Callable, tmp_path: Path) -> None:
+    """SIGTERM while a file is written: status 143, and nothing beside what was there."""
+    program = (
+        "import sys, time\n"
+        "from pathlib import Path\n"
+        "from vae_lightning import files\n"
+        "import vae_lightning.commands.scoring as scoring\n"
+        "def slow(path, content):\n"
+        "    with files.whole(path) as stream:\n"
+        "        stream.write(b'part'), stream.flush(), Path('begun').touch(), time.sleep(60)\n"
+        "scoring.write_atomically = slow\n"
+        "from vae_lightning.commands.main import main\n"
+        f"sys.exit(main(['encode', '{RUN}', '--output', 'codes.npz']))\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", program], cwd=tmp_path, env={"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
+    )
+    limit = time.monotonic() + 240
+    while not (tmp_path / "begun").exists() and time.monotonic() < limit:
+        time.sleep(0.05)
+    assert list(tmp_path.glob(".*.part"))
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(60) == 128 + signal.SIGTERM
+    assert not list(tmp_path.glob(".*.part"))
+    assert not (tmp_path / "codes.npz").exists()
