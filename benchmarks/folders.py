@@ -1,22 +1,30 @@
 """Folders of images such as people have, made of what is at hand, for `configs/experiment/images.yaml`.
 
     python -m benchmarks.folders make DIR [--cifar cifar10-images.tar.gz] [--emoji emoji-64.tar.gz]
-    python -m benchmarks.folders run DIR RUNS [FOLDER ...] [--minutes 12]
+    python -m benchmarks.folders run DIR --runs RUNS [--only FOLDER ...] [--minutes 12]
 
-`run` trains each folder with the one command, stopped half-way and gone on with, tests it, and writes a table.
+`run` trains each folder with the one command, kills it half-way and goes on with it, tests it, and writes table.md. A
+number of minutes is the training's, on whatever this machine is; the processor's own are in the table.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import resource
+import subprocess
+import sys
 import tarfile
+import time
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 TILE = 64
+CONFIG = Path(__file__).parent.parent / "configs" / "experiment" / "images.yaml"
 
 
 def tiles(picture: Image.Image, size: int = TILE) -> Iterator[Image.Image]:
@@ -120,11 +128,70 @@ def make(root: Path, cifar: Path | None, emoji: Path | None) -> None:
         write(pictures(), root / name)
 
 
+def command(*words: object) -> list[str]:
+    return [sys.executable, "-m", "vae_lightning", *map(str, words)]
+
+
+def train(folder: Path, runs: Path, minutes: float) -> Path:
+    """One run of the default, killed half-way."""
+    run, whole = runs / "folders" / folder.name, timedelta(minutes=minutes)
+    limit = f"00:{whole.seconds // 3600:02d}:{whole.seconds // 60 % 60:02d}:{whole.seconds % 60:02d}"
+    place = ["--run.root", runs, "--run.experiment", "folders", "--run.name", folder.name]
+    first = subprocess.Popen(
+        command("fit", "-c", CONFIG, "--data.source.path", folder, "--trainer.max_time", limit, *place)
+    )
+    last, end = run / "checkpoints" / "last.ckpt", time.monotonic() + 30 * minutes
+    while first.poll() is None and not (time.monotonic() > end and last.is_file()):
+        time.sleep(1)
+    if first.poll() is None:
+        first.kill()
+        first.wait()
+        subprocess.run(command("fit", "--ckpt_path", run), check=True)
+    return run
+
+
+def measured(folder: Path, runs: Path, minutes: float) -> str:
+    """A row of the table."""
+    began = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
+    run = train(folder, runs, minutes)
+    spent = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - began
+    subprocess.run(command("test", "--ckpt_path", run), check=True)
+    results = json.loads((run / "results.json").read_text())
+    rows = {row["name"]: row["mean"] for section in results["sections"] for row in section["rows"]}
+    gain = 100 * (1 + rows["elbo"] / rows["independent_nll"])
+    sharp = "/".join(f"{rows[f'{kind}_high_frequency']:.1f}" for kind in ("original", "reconstruction", "sample"))
+    shape = "x".join(map(str, results["settings"]["image_shape"]))
+    return (
+        f"| {folder.name} | {len(list(folder.iterdir()))} | {shape} | {rows['bits_per_dim']:.3f} | "
+        f"{rows['independent_bits_per_dim']:.3f} | {gain:.0f} % | {rows['squared_error']:.3g} | "
+        f"{rows['sampled_squared_error']:.3g} | {rows['rate_distortion_limit']:.3g} | {rows['rate']:.0f} | {sharp} | "
+        f"{spent / 60:.1f} |"
+    )
+
+
+HEAD = """| folder | images | size | -ELBO, bits/dim | independent pixels | less | squared error | from a sample | \
+PCA with ideal coding | rate, nats | high-frequency energy, %: images/back/samples | minutes of a core |
+|---|---|---|---|---|---|---|---|---|---|---|---|
+"""
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["make"])
+    parser.add_argument("what", choices=["make", "run"])
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--cifar", type=Path)
-    parser.add_argument("--emoji", type=Path)
+    parser.add_argument("--cifar", type=Path, help="CIFAR-10 as images, train/<class>/*.jpg, in an archive")
+    parser.add_argument("--emoji", type=Path, help="an archive of pictures with transparency")
+    parser.add_argument("--runs", type=Path, default=Path("runs"))
+    parser.add_argument("--only", nargs="*", default=[], help="folders, by name; all by default")
+    parser.add_argument("--minutes", type=float, default=12, help="of training, each")
     asked = parser.parse_args()
-    make(asked.folder, asked.cifar, asked.emoji)
+    if asked.what == "make":
+        make(asked.folder, asked.cifar, asked.emoji)
+    else:
+        asked.runs.mkdir(parents=True, exist_ok=True)
+        table = asked.runs / "table.md"
+        if not table.is_file():
+            table.write_text(HEAD)
+        for name in asked.only or sorted(path.name for path in asked.folder.iterdir()):
+            with table.open("a") as out:
+                out.write(measured(asked.folder / name, asked.runs, asked.minutes) + "\n")

@@ -1,5 +1,4 @@
-"""What the default for folders of images rests on: a start at PCA, levels in use, nets that grow, epochs of so many
-steps, pictures at ten moments."""
+"""What the default for folders of images rests on: a start at PCA, levels in use, nets that grow, epochs of steps."""
 
 from __future__ import annotations
 

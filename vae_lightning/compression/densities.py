@@ -75,7 +75,7 @@ def _(density: DiscretizedLogistic) -> Codec:
     cell = cells(density.edges.cpu())
 
     def tails(edges: Tensor, loc: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
-        return logistic_tails(cell[edges.long().clamp(max=density.levels)], loc, scale)
+        return logistic_tails(cell[edges.clamp(0, density.levels).long()], loc, scale)
 
     return Search(density.levels, tails, loc, scale)
 

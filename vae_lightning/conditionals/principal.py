@@ -27,10 +27,10 @@ from vae_lightning.nets.base import LOG_SCALE_BOUND
 MOST_VALUES = 2**26
 """Of the images that the components are found in: 256 MiB."""
 HELD_OUT = 4
-"""One image in so many tells the variances along the components that the others give, and what these leave: along
-components of a few images, their own variances are far too large, and what is left far too small."""
-WHOLE, ALL = 0.25, 0.9
-"""Components of whole images, of the latents at most; and all of them, of the values of an image at most."""
+"""One image in so many tells the variances along the components of the others, and what these leave: of the images that
+gave them, the one is far too large, and the other far too small. Both are then taken for all images' components."""
+WHOLE, ALL = 0.5, 0.75
+"""Components of whole images, as a share of the latents at most; and all of them, of an image's values at most."""
 BLOCK = 8
 """Side of the blocks whose components tell what those of whole images leave: every image shows many blocks."""
 SHARE = 1e-4
@@ -67,31 +67,28 @@ class Start(NamedTuple):
 
 
 def principal_start(image: Tensor, levels: int, size: int) -> Start:
-    """Probabilistic PCA of images (N, C, H, W), integers: of whole images, and of blocks of what their components
-    leave, `size` in all, or fewer where images are few or small. Channels share noise. The same images give the same
-    numbers."""
+    """Probabilistic PCA of images (N, C, H, W), integers: of whole images, and of blocks of what these leave, `size` in
+    all, or fewer where images are few or small. Channels share noise. The same images give the same numbers."""
     x = image[: max(2, MOST_VALUES // image[0].numel())].float() / (levels - 1)
     shape, mean = x.shape[1:], x.mean(0)
     x = (x - mean).flatten(1)
     held_out, values = torch.arange(len(x), device=x.device) % HELD_OUT == HELD_OUT - 1, x.shape[1]
-    others, x = (x[~held_out], x[held_out]) if held_out.sum() > 1 else (x, x)
+    some, told = (x[~held_out], x[held_out]) if held_out.sum() > 1 else (x, x)
     rounding = 1 / 12 / (levels - 1) ** 2
+    sizes = min(int(WHOLE * size), len(some) // 2, values // 2), min(size, int(ALL * values))
     with seeded(0, x.device):
-        found = _of_whole(others, min(int(WHOLE * size), len(others) // 2, values // 2))
-        left = others - (others @ found) @ found.T
-        found = torch.cat([found, _of_blocks(left, shape, min(size, int(ALL * values)) - found.shape[1])], 1)
-        weight, recovered = x.new_zeros(size, values), torch.zeros_like(x)
+        whole, blocks = _components(some, shape, *sizes)
+        found = torch.cat(_components(x, shape, *sizes), 1) if len(told) < len(x) else torch.cat([whole, blocks], 1)
+        weight, recovered = x.new_zeros(size, values), torch.zeros_like(told)
         if k := found.shape[1]:
-            code = x @ found
+            code = torch.cat([told @ whole, (told - (told @ whole) @ whole.T) @ blocks], 1)
             variance = code.square().mean(0).clamp_min(rounding / HELD_OUT)
-            # Noise between what is left of each value and what the last component holds: near the rate-distortion curve
-            # and near the likelihood's optimum, which a number of components that is given beforehand sets apart.
-            left = (x.square().sum() / len(x) - variance.sum()).clamp_min(0) / (values - k)
-            last = torch.maximum(variance.quantile(0.05), left)
-            noise = (left.clamp_min(rounding) * last.clamp_min(rounding)).sqrt()
+            noise = ((told.square().sum() / len(told) - variance.sum()) / (values - k)).clamp_min(rounding)
             gain = (1 - noise / variance).clamp_min(0)
             weight[:k] = (found * (gain * variance).sqrt()).T
-            recovered = (gain * code + (noise * gain).sqrt() * torch.randn_like(code)) @ found.T
+            code = gain * code + (noise * gain).sqrt() * torch.randn_like(code)
+            recovered = code @ torch.cat([whole, blocks], 1).T
+    residual = (told - recovered).unflatten(1, shape)
     residual = (x - recovered).unflatten(1, shape)
     covariance = torch.einsum("njhw,nchw->jc", residual, residual) / residual[:, 0].numel()
     link = x.new_zeros(shape[0] - 1, shape[0])
@@ -100,6 +97,12 @@ def principal_start(image: Tensor, levels: int, size: int) -> Start:
         link[:c, c] = torch.linalg.solve(before, covariance[:c, c])
     unshared = Start(mean, weight, mean, link)._linked(residual)
     return Start(mean, weight, unshared.square().mean(0).clamp_min(rounding).sqrt(), link)
+
+
+def _components(x: Tensor, shape: Shape, most_whole: int, most: int) -> tuple[Tensor, Tensor]:
+    """Directions of centred images (N, D): of whole images, (D, k), and of blocks of what these leave, (D, l)."""
+    whole = _of_whole(x, most_whole)
+    return whole, _of_blocks(x - (x @ whole) @ whole.T, shape, most - whole.shape[1])
 
 
 def _of_whole(x: Tensor, count: int) -> Tensor:

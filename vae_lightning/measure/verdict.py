@@ -18,7 +18,7 @@ from vae_lightning.measure.context import ModelAndData
 from vae_lightning.metrics import ImageEvaluation, held_out_rate_distortion, independent_pixels_nll, pca_squared_error
 from vae_lightning.metrics.evaluation import squared_error
 from vae_lightning.report.results import Results, Section
-from vae_lightning.report.verdict import TITLE, Facts, history, judge
+from vae_lightning.report.verdict import TITLE, Facts, history, judge, read_verdict
 from vae_lightning.train.module import Experiment
 
 LOOKED_AT, LEARNT_FROM = 500, 10_000
@@ -111,7 +111,9 @@ def _look(facts: Facts, tested: ModelAndData) -> None:
 def facts_of_test(experiment: Experiment, results: Results, folder: Path, steps: int | None) -> Facts:
     """Of a test, by the rows that it has found and the run's history."""
     facts = _of_history(experiment, folder, steps)
-    facts.longer, facts.images = longer(experiment.trainer), results.images
+    before = read_verdict(folder)
+    facts.images = results.images
+    facts.longer = before.longer if before is not None and before.longer else "with a larger --trainer.max_epochs"
     rows = {name: row.mean for name, row in results.rows.items()}
     facts.elbo, facts.independent = rows.get("elbo"), rows.get("independent_nll")
     facts.rate, facts.squared_error = rows.get("rate"), rows.get("sampled_squared_error")

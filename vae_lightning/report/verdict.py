@@ -71,11 +71,13 @@ class Verdict:
     Args:
         ok: whether there is nothing to change.
         diverged: whether the training's last numbers are of no use.
+        longer: as the facts have it, for a later verdict.
     """
 
     sentences: list[str]
     ok: bool
     diverged: bool = False
+    longer: str = ""
 
     def text(self) -> str:
         return "\n".join([TITLE, *(f"  {sentence}" for sentence in self.sentences)])
@@ -111,11 +113,11 @@ def verdict_html(folder: Path) -> str:
 def judge(facts: Facts) -> Verdict:
     """The verdict on these facts."""
     if said := _diverging(facts):
-        return Verdict([said], ok=False, diverged=True)
+        return Verdict([said], ok=False, diverged=True, longer=facts.longer)
     learned, wrong = _learned(facts)
     found = [_collapsed(facts), _overfitted(facts), _undertrained(facts, bool(wrong))]
     wrong += [sentence for sentence in found if sentence]
-    return Verdict([*learned, *wrong] if wrong else [*learned, "Nothing to change."], ok=not wrong)
+    return Verdict([*learned, *(wrong or ["Nothing to change."])], ok=not wrong, longer=facts.longer)
 
 
 def _learned(facts: Facts) -> tuple[list[str], list[str]]:
