@@ -34,7 +34,7 @@ class CommandTrainer(Trainer):
         from vae_lightning.doctor.examine import examine, table
 
         model = model.to(self.strategy.root_device)
-        findings = examine(model, datamodule, self.max_epochs, self.gradient_clip_val)
+        findings = examine(model, datamodule, self.max_epochs, self.gradient_clip_val, self.max_steps)
         print(table(findings))
         if not all(finding.ok for finding in findings):
             raise SystemExit(1)

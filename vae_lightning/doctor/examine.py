@@ -16,6 +16,7 @@ from vae_lightning.doctor.cost import cost
 from vae_lightning.doctor.data import content, look_at_data
 from vae_lightning.doctor.findings import Case, Finding, finding, first_names, spread
 from vae_lightning.doctor.model import bounds, gradients, normalised, overfit, start, support
+from vae_lightning.doctor.schedule import schedule
 from vae_lightning.train.module import Experiment
 
 CHECKS = {
@@ -26,6 +27,7 @@ CHECKS = {
     "the gradients": gradients,
     "overfitting 32 images": overfit,
     "the bounds": bounds,
+    "the learning rate": schedule,
     "memory and time": cost,
 }
 OF_A_STORY = (support, normalised, start, bounds)
@@ -33,7 +35,11 @@ OF_A_STORY = (support, normalised, start, bounds)
 
 
 def examine(
-    experiment: Experiment, data: ImageData, max_epochs: int | None, gradient_clip_val: float | None = None
+    experiment: Experiment,
+    data: ImageData,
+    max_epochs: int | None,
+    gradient_clip_val: float | None = None,
+    max_steps: int = -1,
 ) -> list[Finding]:
     """What there is to say, good and bad. A check that fails is a finding, and the model is looked at only where its
     data are what they say they are.
@@ -43,12 +49,13 @@ def examine(
         data: read here where that has not been done.
         max_epochs: how long it will train; None or -1 for a training without end.
         gradient_clip_val: the Trainer's.
+        max_steps: the Trainer's, -1 for no limit.
     """
     with seeded(0, experiment.device), torch.enable_grad():
         found = list(_guarded("the data", look_at_data, experiment, data))
         if all(finding.ok for finding in found):
             epochs = None if max_epochs is None or max_epochs < 0 else max_epochs
-            found += _guarded("the model", _model, experiment, data, epochs, gradient_clip_val)
+            found += _guarded("the model", _model, experiment, data, epochs, gradient_clip_val, max_steps)
     return found
 
 
@@ -60,7 +67,9 @@ def _guarded(name: str, check: Callable[..., Iterator[Finding]], *args: Any) -> 
         yield Finding(False, f"{name} could not be looked at: {said}.", "VAE_LIGHTNING_TRACEBACK=1 and fit say where.")
 
 
-def _model(experiment: Experiment, data: ImageData, epochs: int | None, clip: float | None) -> Iterator[Finding]:
+def _model(
+    experiment: Experiment, data: ImageData, epochs: int | None, clip: float | None, steps: int
+) -> Iterator[Finding]:
     train, named = data.splits["train"], dict(experiment.latent_model.named_parameters())
     bad = [name for name, p in named.items() if not p.isfinite().all()]
     yield finding(
@@ -79,7 +88,7 @@ def _model(experiment: Experiment, data: ImageData, epochs: int | None, clip: fl
     if not tells:
         yield Finding(True, f"{type(model).__name__} has no latents: what is asked of a story was not looked at.")
     model.init_from_data(some)
-    case = Case(experiment, data, model, cast(Batch, some), epochs, clip)
+    case = Case(experiment, data, model, cast(Batch, some), epochs, clip, steps)
     for name, check in CHECKS.items():
         if not tells and check in OF_A_STORY:
             continue

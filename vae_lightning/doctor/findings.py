@@ -40,6 +40,7 @@ class Case:
     some: Batch  # training images in random order, as training sees them
     epochs: int | None  # None for a training without end
     clip: float | None
+    steps: int = -1  # the limit of the optimiser's steps, -1 for none
 
     @property
     def teller(self) -> LatentModel:
