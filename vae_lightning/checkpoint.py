@@ -14,13 +14,17 @@ from vae_lightning.files import age
 
 RECORD = "vae_lightning"
 """The checkpoint's key for what rebuilds the model without arguments, in plain data."""
+LAST = "last.ckpt"
+"""What the run's last checkpoint is called."""
+BEST = "best"
+"""The record's key for the file name of the run's best checkpoint when this one was written; None for none."""
 REQUIRED = {"config", "image_shape", "levels", "classes"}
 SECTIONS = {"seed_everything", "model", "data", "trainer", "checkpoint", "run"}
 
 
 def find_checkpoint(path: str | Path, prefer: str = "best") -> Path:
     """The checkpoint file that a path means: a file itself, the best (or last) of a run's folder, or that of the newest
-    run in an experiment's folder.
+    run in an experiment's folder. What a user's own callbacks keep beside the run's two is neither.
 
     Raises:
         FileNotFoundError: nothing there, or a folder without checkpoints.
@@ -34,18 +38,33 @@ def find_checkpoint(path: str | Path, prefer: str = "best") -> Path:
     files = sorted((run / "checkpoints").glob("*.ckpt"), key=lambda file: (file.stat().st_mtime, file.name))
     if not files:
         raise FileNotFoundError(f"{path}: expected checkpoints/*.ckpt in it or in a run below it, got none.")
-    last = [file for file in files if file.stem.startswith("last")]
-    best = [file for file in files if file not in last]
-    if prefer == "best" and len(best) > 1 and last:
-        best = [file for file in best if file.name == best_name(last[-1])] or best
-    first, second = (best, last) if prefer == "best" else (last, best)
-    return (first or second)[-1]
+    last = run / "checkpoints" / LAST
+    others = [file for file in files if file != last]
+    if last.is_file() and (prefer == "last" or not others):
+        return last
+    return _best(others, last) if last.is_file() else _called_best(others) or others[-1]
 
 
-def best_name(last: Path) -> str | None:
-    """What the checkpoint callback, whose state the last checkpoint holds, calls the best one."""
-    states = [state for state in read_checkpoint(last)["callbacks"].values() if state.get("monitor") is not None]
-    return Path(states[0]["best_model_path"]).name if states else None
+def _called_best(files: list[Path]) -> Path | None:
+    return next((file for file in files if file.name == "best.ckpt"), None)  # no other callback may call its files so
+
+
+def _best(files: list[Path], last: Path) -> Path:
+    """The run's best checkpoint, or its last where it keeps none."""
+    if called := _called_best(files):
+        return called
+    content = read_checkpoint(last)
+    if BEST in content[RECORD]:
+        name = content[RECORD][BEST]
+        if name is None:
+            return last
+    else:  # of version 0.2, which did not say so
+        states = [state for state in content["callbacks"].values() if state.get("monitor") is not None]
+        name = Path(states[0]["best_model_path"]).name if states else files[-1].name
+    found = [file for file in files if file.name == name]
+    if not found:  # stopped between a new best one and the epoch's end
+        found = [file for file in files if read_checkpoint(file)[RECORD].get(BEST) == file.name]
+    return found[-1] if found else last
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from vae_lightning.checkpoint import RECORD, find_checkpoint, read_checkpoint
+from vae_lightning.modules import require_modules
 from vae_lightning.run.folder import Run, newest_run
 
 
@@ -40,6 +41,7 @@ def checkpoint_config(args: list[str]) -> Iterator[tuple[list[str], Opened | Non
     config = opened.content[RECORD]["config"]
     keys = ("seed_everything", "model", "data", *(("trainer", "checkpoint", "run") if fitting else ()))
     kept = {key: config[key] for key in keys}
+    require_modules(kept, opened.content[RECORD])
     if fitting:
         kept["run"] = {**kept["run"], "name": None}
     with tempfile.TemporaryDirectory() as folder:

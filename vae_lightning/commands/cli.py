@@ -4,23 +4,18 @@ from __future__ import annotations
 
 import gc
 import os
-import sys
+import pydoc
 from pathlib import Path
 from typing import Any
 
 import yaml
-from jsonargparse import ArgumentError, Namespace
+from jsonargparse import Namespace
 from lightning.pytorch import Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import Checkpoint, EarlyStopping, LearningRateMonitor, Timer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from vae_lightning import conditionals, data, metrics, models, nets, objectives
 from vae_lightning.checkpoint import RECORD, find_checkpoint, folder_of, load_weights, read_checkpoint
-from vae_lightning.commands.arguments import Opened, checkpoint_config, quieten, with_images
-from vae_lightning.commands.explain import explain
-from vae_lightning.commands.trainer import CommandTrainer
-from vae_lightning.data import ImageData
+from vae_lightning.commands.arguments import Opened
 from vae_lightning.data.build import build_data
 from vae_lightning.files import require_writable
 from vae_lightning.measure.measure import measure
@@ -31,19 +26,17 @@ from vae_lightning.report.curve import draw_curve
 from vae_lightning.report.page import report
 from vae_lightning.report.results import FILE
 from vae_lightning.report.verdict import print_verdict
-from vae_lightning.run.folder import INHERITED, RecordRun, Run, claim, drop_if_unused, newest_run
+from vae_lightning.run.folder import INHERITED, Run, claim, newest_run
 from vae_lightning.run.loggers import CSVHistory, as_list, attach, finish, place_wandb
-from vae_lightning.train import pictures, plane, progress
-from vae_lightning.train.best import HEADLINE, BestCheckpoint
-from vae_lightning.train.loop import ask_cuda_directly, use_fast_loop
-from vae_lightning.train.module import Experiment
-from vae_lightning.train.process import part_company, tune_process, with_float64
+from vae_lightning.train.best import HEADLINE, BestCheckpoint, LastCheckpoint, set_apart
+from vae_lightning.train.loop import use_fast_loop
+from vae_lightning.train.monitors import why_stopped
+from vae_lightning.train.pictures import Picture
+from vae_lightning.train.process import part_company, with_float64
 from vae_lightning.train.resume import check_training
 
-SLOTS = (conditionals, metrics, models, nets, objectives, pictures, plane, progress)
-"""Imported so that configuration files can name their classes by the last word alone."""
-TAKE_IMAGES = ("predict", "reconstruct", "encode", "anomaly")
-"""Commands with images of the user's own, named as words without a flag."""
+OF_A_TRAINING = (Checkpoint, EarlyStopping, LearningRateMonitor, Picture, Timer)
+"""Callbacks that have nothing to do in another command."""
 
 
 class CLI(LightningCLI):
@@ -110,13 +103,35 @@ class CLI(LightningCLI):
                 name = f"{self.run_folder.parent.name}/{self.run_folder.name}"
                 place_wandb(section.trainer.logger, self.run_folder, name)
             section.trainer.logger = section.trainer.logger or False
-            section.trainer.callbacks, section.trainer.enable_checkpointing = None, False
+            section.trainer.callbacks = self._callbacks_of_evaluation(section.trainer.callbacks)
+            section.trainer.enable_checkpointing = False
             self._parser(self.subcommand).callback_keys = []
             self.save_config_callback = None
         elif section.trainer.fast_dev_run:
             self.save_config_callback = None
         else:
             self._open_run(section)
+
+    def _callbacks_of_evaluation(self, callbacks: Any) -> list[Namespace] | None:
+        """Of a command that does not train: the user's, but for those that only mean something to a training, which
+        come along with an experiment's file. Those that are said outright are not dropped without a word."""
+        said = any(argument.startswith("--trainer.callbacks") for argument in self.arguments)
+        runs = self.subcommand in ("validate", "test", "predict")
+        if said and not runs:
+            raise ValueError(
+                f"--trainer.callbacks: expected none, since {self.subcommand} runs no loop that would call them, got "
+                "some: leave them out, or give them to fit, validate, test or predict."
+            )
+        given = [] if callbacks is None or not runs else callbacks if isinstance(callbacks, list) else [callbacks]
+        kinds = {id(it): pydoc.locate(it.class_path) for it in given}
+        idle = [it for it in given if issubclass(kinds[id(it)], OF_A_TRAINING)]  # type: ignore[arg-type]
+        if said and idle and len(idle) == len(given):
+            names = ", ".join(sorted({it.class_path.rpartition(".")[2] for it in idle}))
+            raise ValueError(
+                f"--trainer.callbacks: expected callbacks that do something in {self.subcommand}, got {names}, which "
+                "belong to a training: leave them out, or give them to fit."
+            )
+        return [it for it in given if it not in idle] or None
 
     def _open_run(self, section: Namespace) -> None:
         """Finds or makes the run's folder, and gives the loggers their place in it."""
@@ -145,14 +160,13 @@ class CLI(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         if self.run_folder is not None and self.subcommand == "fit":
-            # The monitored callback's own `last` is written only beside a new best: a kill would lose what came since.
-            last = ModelCheckpoint(filename="last", save_on_train_epoch_end=True, enable_version_counter=False)
-            self.trainer_defaults["callbacks"] = [last]
+            self.trainer_defaults["callbacks"] = [LastCheckpoint()]
             self.model.config = yaml.safe_load(self.save_config_kwargs["text"])
             loggers = as_list(self.config_init[self.subcommand].trainer.logger)
             kwargs["logger"] = [CSVHistory(self.run_folder, self.until), *loggers]
         trainer = super().instantiate_trainer(**kwargs)
         if self.subcommand == "fit":
+            set_apart(trainer.checkpoint_callbacks)
             use_fast_loop(trainer)
         return trainer
 
@@ -180,6 +194,8 @@ class CLI(LightningCLI):
             return
         draw_curve(self.run_folder, self.model.headline.name)
         finish(self.trainer.loggers)
+        if reason := why_stopped(self.trainer):
+            print(reason)
         conclude(self.model, self.datamodule, self.run_folder)
         print(f"run: {self.run_folder}\ntest it: vae-lightning test --ckpt_path {self.run_folder}")
 
@@ -199,44 +215,3 @@ class CLI(LightningCLI):
 
     def before_doctor(self) -> None:
         print_verdict(self.run_folder)
-
-
-def run(command: str, options: list[str]) -> None:
-    """Runs one of Lightning's commands, or of those of `CommandTrainer`.
-
-    Raises:
-        ValueError: what the parser or Lightning says of the configuration, in one sentence.
-    """
-    gc.disable()  # imports and parsers make a million objects that stay, and each collection looks at all of them
-    os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"  # Lightning loads checkpoints itself, and safely like this
-    os.environ.pop(INHERITED, None) if "LOCAL_RANK" not in os.environ else None
-    quieten()
-    tune_process()
-    ask_cuda_directly()
-    strict = {"exit_on_error": False, "allow_abbrev": False}  # errors come here; a misspelt flag is no abbreviation
-    options = with_images(options) if command in TAKE_IMAGES else options
-    arguments, before = [command, *options], sys.argv
-    try:
-        with checkpoint_config(arguments) as (full, opened):
-            sys.argv = [sys.argv[0], *full]
-            CLI(
-                arguments,
-                opened,
-                Experiment,
-                ImageData,
-                trainer_class=CommandTrainer,
-                save_config_callback=RecordRun,
-                seed_everything_default=0,
-                auto_configure_optimizers=False,
-                parser_kwargs={"prog": "vae-lightning", **strict, command: dict(strict)},
-            )
-    except ArgumentError as error:
-        classes = [name for slot in (*SLOTS, data) for name in vars(slot) if name[0].isupper()]
-        raise ValueError(explain(error, classes)) from error
-    except MisconfigurationException as error:
-        raise ValueError(str(error)) from error
-    finally:
-        sys.argv = before
-        drop_if_unused(os.environ.get(INHERITED))
-        gc.unfreeze()
-        gc.enable()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable
 
 TRACEBACK = "VAE_LIGHTNING_TRACEBACK"
@@ -14,15 +15,24 @@ USERS_ERRORS = (ValueError, TypeError, OSError, FloatingPointError)
 INTERRUPTED, TERMINATED = 128 + signal.SIGINT, 128 + signal.SIGTERM
 
 
-def status(command: Callable[[], None], catch_sigterm: bool) -> int:
-    """Runs a command; returns its status.
+class Stopped(SystemExit):
+    """A command was told to stop: it is not finished.
 
     Args:
-        command: what to run, imports of the libraries included.
-        catch_sigterm: end by an exception at SIGTERM, so that files that are not whole are removed; a training, which
-            Lightning stops at its next step, sees to it itself.
+        sentence: what is kept, and how to go on.
+        code: 128 and the signal's number.
     """
-    before = signal.signal(signal.SIGTERM, _terminate) if catch_sigterm else None
+
+    def __init__(self, sentence: str = "terminated: no file was left unfinished.", code: int = TERMINATED) -> None:
+        super().__init__(code)
+        self.sentence, self.status = sentence, code
+
+
+def status(command: Callable[[], None]) -> int:
+    """Runs a command, imports of the libraries included; returns its status. SIGTERM ends it by an exception, so that
+    files that are not whole are removed."""
+    listens = threading.current_thread() is threading.main_thread()  # signals come there alone
+    before = signal.signal(signal.SIGTERM, _terminate) if listens else None
     here = os.getcwd()
     if here not in sys.path:  # a configuration may name a user's own module, as with python -m
         sys.path.insert(0, here)
@@ -37,12 +47,10 @@ def status(command: Callable[[], None], catch_sigterm: bool) -> int:
         return _said(error, f"expected memory enough, got too little ({said[:200]}): give fewer images.", 1)
     except KeyboardInterrupt as error:
         return _said(error, "interrupted: no file was left unfinished.", INTERRUPTED)
-    except SystemExit as stopped:
-        if stopped.code != TERMINATED:
-            raise
-        return _said(stopped, "terminated: no file was left unfinished.", TERMINATED)
+    except Stopped as stopped:
+        return _said(stopped, stopped.sentence, stopped.status)
     finally:
-        if before is not None:
+        if listens:
             signal.signal(signal.SIGTERM, before)
     return 0
 
@@ -55,4 +63,5 @@ def _said(error: BaseException, sentence: str, code: int) -> int:
 
 
 def _terminate(*_: object) -> None:
-    raise SystemExit(TERMINATED)  # which, unlike the signal, lets files that are not whole be removed
+    if signal.getsignal(signal.SIGTERM) is _terminate:  # else Lightning's loop ends itself, between two steps
+        raise Stopped  # which, unlike the signal, lets files that are not whole be removed

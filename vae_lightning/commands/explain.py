@@ -6,19 +6,25 @@ import difflib
 import inspect
 import pydoc
 import re
-from collections.abc import Iterable
+import sys
+from collections.abc import Iterable, Mapping
+from typing import Any, cast
+
+OURS = "vae_lightning."
+INSTANTIATED = {".loggers.": "trainer.logger", ".callbacks.": "trainer.callbacks"}
+"""Settings whose classes are made after parsing, by their module in Lightning: an error then names no key."""
 
 
 def _near(word: str, known: Iterable[str]) -> str:
-    match = difflib.get_close_matches(word, known, n=1)
+    match = [name for name in difflib.get_close_matches(word, known, n=2) if name != word]
     return f" (did you mean {match[0]}?)" if match else ""
 
 
-def _settings(class_path: str) -> list[str]:
+def _settings(class_path: str) -> list[str] | None:
     try:
         return list(inspect.signature(pydoc.locate(class_path)).parameters)  # type: ignore[arg-type]
     except (ValueError, TypeError, pydoc.ErrorDuringImport):
-        return []
+        return None
 
 
 def _whose(error: BaseException | None) -> re.Match[str] | None:
@@ -30,32 +36,130 @@ def _whose(error: BaseException | None) -> re.Match[str] | None:
     return None
 
 
-def explain(error: Exception, classes: Iterable[str]) -> str:
+def _fitting(slot: str) -> dict[str, Any]:
+    """The library's classes of a slot, by their names."""
+    if slot in ("optimizer", "lr_scheduler"):
+        import torch
+
+        return vars(torch.optim if slot == "optimizer" else torch.optim.lr_scheduler)
+    if slot in ("callbacks", "logger"):
+        from lightning.pytorch import callbacks, loggers
+
+        return vars(callbacks if slot == "callbacks" else loggers)
+    return {}
+
+
+def _of_another_kind(where: str, name: str, kinds: Mapping[str, Any]) -> str | None:
+    """What the user meant by a class that exists and does not belong there."""
+    slot, short = where.rpartition(".")[2], name.rpartition(".")[2]
+    if slot == "lr_schedule" and short in _fitting("lr_scheduler"):
+        return "a scheduler of torch's: give it as --model.lr_scheduler, with --model.lr_schedule null"
+    try:
+        found = kinds.get(name) or _fitting(slot).get(name) or pydoc.locate(name)
+    except pydoc.ErrorDuringImport:
+        return None
+    if not isinstance(found, type):
+        return None
+    bases = [base.__name__ for base in found.__mro__]
+    if slot == "lr_scheduler" and "Schedule" in bases:
+        return "one of this project's: give it as --model.lr_schedule, with --model.lr_scheduler null"
+    if "LightningDataModule" in bases:
+        return (
+            "a DataModule, and the project has its own around any source: give the source of its images, such as "
+            "ImageFolder, MNIST or a subclass of vae_lightning.data.ImageSource"
+        )
+    if slot == "source" and "Dataset" in bases:
+        return "a data set of torch's: let a subclass of vae_lightning.data.ImageSource load its images"
+    kind = next((base.__name__ for base in reversed(found.__mro__[:-1]) if base.__module__.startswith(OURS)), None)
+    return f"a {kind or bases[min(1, len(bases) - 2)]}" if kind != short else "of another kind"
+
+
+def _of_a_class(text: str, where: str, error: Exception) -> str | None:
+    """Where a class is the right one, and cannot be made."""
+    path = re.search(r"class_path[=']+ ?'?([\w.]+)'", text)
+    name = path[1].rpartition(".")[2] if path else where
+    if found := re.search(r"Requirement '([^']+)' not met", text):
+        return f"{where}: {name} needs a package that is not installed: pip install '{found[1]}', or choose another."
+    if "tensorboardX" in text:
+        return f"{where}: {name} needs a package that is not installed: pip install tensorboard, or choose another."
+    if found := re.search(r"the following arguments are required: ([\w, ]+)", text):
+        flags = " and ".join(f"--{where}.{setting}" for setting in found[1].split(", "))
+        return f"{where}: {name} needs the setting {found[1]}, got none: give {flags}."
+    if found := re.search(r"No module named '([^']+)'", text):
+        value = re.search(r"Got value: (\w[\w.]*\w)", text)
+        got = f", got {value[1]}" if value else ""
+        return (
+            f"{where}: expected a class that can be imported{got}: there is no module {found[1]!r} here. Start from "
+            "the folder that holds it, or add that to PYTHONPATH."
+        )
+    if found := re.search(r"module '([^']+)' has no attribute '([^']+)'", text):
+        near = _near(found[2], vars(sys.modules.get(found[1], re)))
+        return f"{where}: expected the name of a class of {found[1]}, got {found[2]!r}, which there is not{near}."
+    if found := re.search(r"Multiple subclasses with name (\w+)\. Give the full class path[^:]*: ([\w., ]+)", text):
+        paths = found[2].rstrip(". ").split(", ")
+        own = next((path for path in paths if path.startswith("torch.")), paths[0])
+        return f"{where}: expected one class, got {found[1]}, a name of {len(paths)}: give --{where} {own}."
+    return None
+
+
+def explain(error: Exception, kinds: Mapping[str, Any]) -> str:
     """One sentence: where, what was expected, what came.
 
     Args:
         error: what the parser raised.
-        classes: names that a configuration may use for the project's own classes.
+        kinds: the project's own classes, by the names that a configuration may use for them.
     """
-    text = str(error)
+    text = " ".join(str(error).split())
     where = ".".join(re.findall(r'Parser key "([^"]+)"', text))
+    where = where or next((key for part, key in INSTANTIATED.items() if part in text), "")
     if found := re.search(r"Option '([^']+)' is not accepted", text):
         option = found[1]
         owner = re.search(r"class_path='([^']+)'", text[found.end() :]) or _whose(error)
-        settings = _settings(owner[1]) if owner else []
+        settings = _settings(owner[1]) if owner else None
         of = f" of {owner[1].rpartition('.')[2]}" if owner else ""
-        takes = f"; it takes {', '.join(settings)}" if settings else ""
-        return f"{where}.{option}: there is no setting {option!r}{of}{_near(option, settings)}{takes}."
+        if owner and settings and option in settings and where.endswith(f".{option}"):
+            wanted = str(inspect.signature(cast(Any, pydoc.locate(owner[1]))).parameters[option]).partition(":")[2]
+            return f"{where}: expected a value for {option}{of} ({wanted.strip()}), got another."
+        known = sorted(settings or (), key=lambda name: -difflib.SequenceMatcher(None, option, name).ratio())
+        takes = f"; it takes {', '.join(known)}" if known else "; it takes none" if settings == [] else ""
+        return f"{where}.{option}: there is no setting {option!r}{of}{_near(option, known)}{takes}."
     if found := re.search(r"Expected a dot import path string: ([^\s.]+)", text):
-        return f"{where}: expected the name of a class, got {found[1]!r}, which there is not{_near(found[1], classes)}."
+        name, fitting = (
+            found[1],
+            {name: it for name, it in _fitting(where.rpartition(".")[2]).items() if name[0].isupper()},
+        )
+        if other := _of_another_kind(where, name, kinds):
+            return f"{where}: expected a class that belongs there, got {name}, which is {other}."
+        near = _near(name, [*fitting, *kinds])
+        return f"{where}: expected the name of a class, got {name!r}, which there is not{near}."
+    if sentence := _of_a_class(text, where, error):
+        return sentence
     if found := re.search(r"Problem with given class_path '([^']+)':\s*(.+?)(?:\. Got value|$)", text):
         return f"{where}: expected the import path of a class, got {found[1]!r}, which cannot be imported ({found[2]})."
-    if found := re.search(r"Import path (\S+) does not correspond to a subclass of (\w+)", text):
-        return f"{where}: expected a class of kind {found[2]}, got {found[1]}, which is none."
-    if found := re.search(r"Expected '([^']+)' to be a subclass of <class '(\w+)'>", text):
-        return f"{where}: expected a class of kind {found[2]}, got {found[1]}, which is none."
+    if found := re.search(r"(?:Import path (\S+) does not correspond to|Expected '([^']+)' to be) a subclass of", text):
+        name, kind = found[1] or found[2], re.search(r"a subclass of (?:<class ')?(\w+)", text[found.start() :])
+        other = _of_another_kind(where, name, kinds) or "none"
+        return f"{where}: expected a class of kind {kind[1] if kind else '?'}, got {name}, which is {other}."
+    if found := re.search(r"Import path does not correspond to a subclass of (\w+)", text):
+        name = next(iter(re.findall(r"Given value: ([\w.]+)", text)), "another")
+        other = _of_another_kind(where, name, kinds) or "none"
+        return f"{where}: expected a class of kind {found[1]}, got {name}, which is {other}."
     if found := re.search(r"Expected a <class '(\w+)'>\. Got value: (.+?)(?:\. Got value|$)", text):
         return f"{where}: expected {found[1]}, got {found[2]}."
+    if "No quantity for top_k to track" in text:
+        return f"{where}: expected a number to monitor for several checkpoints, got none: --{where}.monitor headline."
+    if found := re.search(r"Unable to load config [\"']([^\"']+)", text):
+        return f"{where}: expected settings such as --{where}.NAME VALUE, or a file of them, got {found[1]!r}."
     if "unrecognized arguments" in text:
         return f"{text}: expected options that the command has; COMMAND --help lists them."
-    return " ".join(text.split())
+    return _shortened(text, where)
+
+
+def _shortened(text: str, where: str) -> str:
+    """What is left: of a nest of types, the first complaint that says something."""
+    if "Errors: - " not in text:
+        return text
+    complaints = text.partition("Errors: - ")[2].partition(" Given value")[0].split(" - ")
+    value = (re.findall(r"class_path='([^']+)'", text) or [text.rpartition("Given value: ")[2][:100]])[0]
+    telling = [it for it in complaints if not it.startswith(("Expected a <class", "Expected a path"))]
+    return f"{where}: {(telling or complaints)[0].rstrip('. ')} (got {value})."

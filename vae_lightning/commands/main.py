@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import vae_lightning
 
-LIGHTNING = "vae_lightning.commands.cli:run"
+LIGHTNING = "vae_lightning.commands.lightning:run"
 
 
 class Command(NamedTuple):
@@ -83,4 +83,4 @@ def main(args: list[str] | None = None) -> int:
         runs: Callable[[str, list[str]], None] = getattr(importlib.import_module(module), function)
         runs(name, arguments[1:])
 
-    return status(run, catch_sigterm=name != "fit")
+    return status(run)

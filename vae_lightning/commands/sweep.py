@@ -14,8 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock, Timeout
 
 from vae_lightning.checkpoint import RECORD, read_checkpoint
+from vae_lightning.commands.errors import INTERRUPTED, TERMINATED, Stopped
 from vae_lightning.commands.main import main
 from vae_lightning.data import ImageData
 from vae_lightning.files import write_atomically
@@ -58,11 +60,23 @@ def sweep(betas: Sequence[float], folder: Path, flags: list[str]) -> str:
         flags: of `fit`: configuration files and settings.
 
     Raises:
-        ValueError: no beta or one that is not above 0; other flags than those that the folder's runs were trained with;
-            a run that failed, whose own error stands above.
+        ValueError: no beta or one that is not above 0; another sweep at work in the folder; other flags than those
+            that the folder's runs were trained with; a run that failed, whose own error stands above.
     """
     if not betas or min(betas) <= 0:
         raise ValueError(f"--betas: expected weights above 0, got {list(betas)}.")
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(folder / "sweep.lock", timeout=0):  # which ends with the process, however that dies
+            return _sweep(betas, folder, flags)
+    except Timeout:
+        raise ValueError(
+            f"--output {folder}: expected a folder in which no other sweep-rd is at work, got one of another process: "
+            "wait until it has ended, or choose another --output."
+        ) from None
+
+
+def _sweep(betas: Sequence[float], folder: Path, flags: list[str]) -> str:
     _require_same(folder / "sweep.yaml", flags)
     before: Path | None = None
     for beta in sorted(set(betas)):
@@ -88,7 +102,10 @@ def sweep(betas: Sequence[float], folder: Path, flags: list[str]) -> str:
 
 
 def _call(*arguments: str) -> None:
-    if main(list(arguments)):
+    status = main(list(arguments))
+    if status in (INTERRUPTED, TERMINATED):
+        raise Stopped("stopped before the sweep's end: run the same command again to go on.", status)
+    if status:
         raise ValueError(
             f"sweep-rd: `vae-lightning {' '.join(arguments)}` failed, as said above; mend it and run this again."
         )

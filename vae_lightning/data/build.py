@@ -1,4 +1,4 @@
-"""The data of a configuration: the one parser that serves a run's start and a checkpoint's record alike."""
+"""The data of a configuration: built alike for a run's start and by a checkpoint's record."""
 
 from __future__ import annotations
 
@@ -8,18 +8,17 @@ from vae_lightning.data.module import ImageData
 
 
 def build_data(config: Any) -> ImageData:
-    """The data of a configuration's section `data`, parsed or plain, through jsonargparse as the command line.
+    """The data of a configuration's section `data`, parsed or plain, by the command line's parser.
 
     Raises:
         ValueError: the configuration names a class or a key that does not exist.
     """
-    from jsonargparse import ArgumentError, ArgumentParser
+    from jsonargparse import ArgumentError
 
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_class_arguments(ImageData, "data")
+    from vae_lightning.parsing import instantiate
+
     try:
-        parsed = parser.parse_object({"data": config})
+        data: ImageData = instantiate(ImageData, config)
     except ArgumentError as error:
         raise ValueError(f"the data's configuration does not fit this version of vae_lightning: {error}") from None
-    data: ImageData = parser.instantiate(parsed).data
     return data

@@ -16,6 +16,7 @@ from vae_lightning.doctor.cost import budget, cost
 from vae_lightning.doctor.data import content, look_at_data
 from vae_lightning.doctor.findings import Case, Finding, finding, first_names, spread
 from vae_lightning.doctor.model import bounds, gradients, normalised, overfit, start, support
+from vae_lightning.doctor.schedule import schedule
 from vae_lightning.train.module import Experiment
 
 CHECKS = {
@@ -27,6 +28,7 @@ CHECKS = {
     "overfitting 32 images": overfit,
     "the bounds": bounds,
     "the budget": budget,
+    "the learning rate": schedule,
     "memory and time": cost,
 }
 OF_A_STORY = (support, normalised, start, bounds)
@@ -48,7 +50,7 @@ def examine(
         data: read here where that has not been done.
         max_epochs: how long it will train; None or -1 for a training without end.
         gradient_clip_val: the Trainer's.
-        max_steps: the Trainer's.
+        max_steps: the Trainer's, -1 for no limit.
     """
     with seeded(0, experiment.device), torch.enable_grad():
         found = list(_guarded("the data", look_at_data, experiment, data))

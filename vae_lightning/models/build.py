@@ -1,4 +1,4 @@
-"""The model of a checkpoint's record: the one parser that serves trained models, frozen parts and scripts alike."""
+"""The model of a checkpoint's record: built alike for trained models, frozen parts and scripts."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from vae_lightning.checkpoint import RECORD, find_checkpoint, load_weights, read_checkpoint
 from vae_lightning.core import Model, Spec, TextSpec
+from vae_lightning.modules import require_modules
 
 PREFIX = "latent_model."
 """Of the model's weights in a checkpoint."""
@@ -38,23 +39,30 @@ def record_of(spec: Spec) -> dict[str, Any]:
     }
 
 
+class Settings:
+    """Of a record, what builds the model: annotated as in `Experiment`."""
+
+    def __init__(self, latent_model: Callable[[Spec], Model]) -> None:
+        self.latent_model = latent_model
+
+
 def build(record: dict[str, Any]) -> Model:
-    """The model of a checkpoint's record, plain data, through jsonargparse as the command line: without its weights.
+    """The model of a checkpoint's record, plain data, by the command line's parser: without its weights.
 
     Raises:
-        ValueError: the configuration names a class or a key that does not exist.
+        ValueError: the configuration names a class or a key that does not exist, or one of a module that is not there.
     """
-    from jsonargparse import ArgumentError, ArgumentParser
+    from jsonargparse import ArgumentError
 
     from vae_lightning import conditionals, models, nets  # noqa: F401 (a record names their classes by the last word)
+    from vae_lightning.parsing import instantiate
 
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_argument("--latent_model", type=Callable[[Spec], Model])
+    settings = {"latent_model": record["config"]["model"]["latent_model"]}
+    require_modules(settings, record)
     try:
-        parsed = parser.parse_object({"latent_model": record["config"]["model"]["latent_model"]})
+        model: Model = instantiate(Settings, settings).latent_model(spec_of(record))
     except ArgumentError as error:
         raise ValueError(f"the model's configuration does not fit this version of vae_lightning: {error}") from error
-    model: Model = parser.instantiate(parsed).latent_model(spec_of(record))
     layout = torch.channels_last if record["config"]["model"].get("channels_last") else torch.contiguous_format
     return model.to(memory_format=layout)  # as in training: another layout sums in another order
 

@@ -20,6 +20,15 @@ Self = TypeVar("Self", bound="FromRun")
 Whole = TypeVar("Whole", bound="FrozenWhole")
 
 
+def require_run(part: str, run: str, error: FileNotFoundError) -> str:
+    """What to say of a part whose run is not there."""
+    return (
+        f"{part}: expected the trained run {run}, whose weights a new training begins with, got none ({error}) Train "
+        f"it first, or say where it is now by the setting `run` of {part}, its place in the configuration in front. A "
+        "run that was trained with it holds its weights already: go on with that by --ckpt_path."
+    )
+
+
 class FromRun(nn.Module):
     """Something of a trained run: always in evaluation mode, without gradients of its own weights, though they pass
     through it to what it is told."""
@@ -31,8 +40,14 @@ class FromRun(nn.Module):
         take the weights from the checkpoint that it is a part of."""
         self.has_weights = record is None
         with seeded(None):
-            model, said = trained(run)[:2] if record is None else (build(json.loads(record)), json.loads(record))
+            model, said = self._trained(run) if record is None else (build(json.loads(record)), json.loads(record))
         return model, spec_of(said)
+
+    def _trained(self, run: str) -> tuple[Model, dict[str, Any]]:
+        try:
+            return trained(run)[:2]
+        except FileNotFoundError as error:
+            raise FileNotFoundError(require_run(type(self).__name__, run, error)) from None
 
     def _freeze(self) -> None:
         self.requires_grad_(False)

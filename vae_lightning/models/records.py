@@ -6,11 +6,12 @@ import argparse
 import json
 import pydoc
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from vae_lightning.checkpoint import RECORD, find_checkpoint, read_checkpoint
 from vae_lightning.models.build import record_of, spec_of
-from vae_lightning.models.frozen import FromRun
+from vae_lightning.models.frozen import FromRun, require_run
 
 SPLIT_BY = ("source", "val_size", "split_seed")
 """Settings of the data that say which images are held out."""
@@ -56,11 +57,18 @@ def write_records(config: Any) -> bool:
     found = list(frozen_parts(config))
     for settings, _ in found:
         if settings.get("record") is None:
-            said = read_checkpoint(find_checkpoint(settings["run"]))[RECORD]
+            said = read_checkpoint(_checkpoint_of(settings["run"]))[RECORD]
             model = {key: said["config"]["model"].get(key) for key in ("latent_model", "channels_last")}
             data = {key: said["config"]["data"].get(key) for key in SPLIT_BY}
             settings["record"] = json.dumps({"config": {"model": model, "data": data}, **record_of(spec_of(said))})
     return bool(found)
+
+
+def _checkpoint_of(run: str) -> Path:
+    try:
+        return find_checkpoint(run)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(require_run("a frozen part", run, error)) from None
 
 
 def require_same_split(config: Any) -> None:

@@ -19,7 +19,7 @@ from lightning.pytorch.loggers import CSVLogger
 
 import vae_lightning
 from vae_lightning.files import age, write_atomically
-from vae_lightning.run.loggers import summarise_by_best
+from vae_lightning.run.loggers import aside, summarise_by_best
 
 INHERITED = "VAE_LIGHTNING_RUN"
 """Environment variable through which a distributed run's other processes learn the folder that the first one chose."""
@@ -95,7 +95,7 @@ def drop_if_unused(folder: str | None) -> None:
     """Removes the folder of a run that failed before its first step, when it holds no more than what was asked for."""
     if folder is None or not (path := Path(folder)).is_dir():
         return
-    if {file.name for file in path.iterdir()} <= {"config.yaml", "run.json", "wandb_id"}:
+    if {file.name for file in path.iterdir()} <= {"config.yaml", "run.json", "wandb", "wandb_id"}:
         shutil.rmtree(path)
 
 
@@ -103,10 +103,7 @@ def keep_earlier(path: Path, text: str) -> None:
     """Puts a file of other content aside as name.1.suffix, name.2.suffix, ..., in the order of the run's starts."""
     if not path.is_file() or path.read_text() == text:
         return
-    number = 1
-    while (aside := path.with_name(f"{path.stem}.{number}{path.suffix}")).exists():
-        number += 1
-    path.rename(aside)
+    path.rename(aside(path))
 
 
 def environment(command: list[str]) -> dict[str, Any]:

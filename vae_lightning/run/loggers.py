@@ -3,34 +3,97 @@
 from __future__ import annotations
 
 import csv
+import io
+import math
 import secrets
+import shutil
 from pathlib import Path
 from typing import Any
 
+from lightning.fabric.loggers.logger import rank_zero_experiment
 from lightning.pytorch.loggers import CSVLogger
-from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.loggers.csv_logs import ExperimentWriter
 
 from vae_lightning.files import write_atomically
 
 
 class CSVHistory(CSVLogger):
-    """Lightning's CSV logger in a run's folder, keeping the rows of an earlier start of the same run up to `until`,
-    which Lightning's own deletes."""
+    """Lightning's CSV logger in a run's folder, which goes on with metrics.csv where the run has one already; of
+    several processes the first one alone touches it.
+
+    Args:
+        folder: the run's.
+        until: the step from which the run goes on: rows of later ones, whose steps are taken again, are put aside as
+            metrics.1.csv, in a copy of the whole file. None keeps them all.
+    """
 
     def __init__(self, folder: Path, until: int | None = None) -> None:
         super().__init__(save_dir=folder, name="", version="")
-        path = folder / "metrics.csv"
-        if until is None or not path.is_file():
-            return
-        with path.open(newline="") as file:
-            rows = [row for row in csv.DictReader(file) if int(float(row["step"])) < until]
-        path.unlink()
-        self._restore(rows)
+        self._folder, self._until = folder, until
 
-    @rank_zero_only
-    def _restore(self, rows: list[dict[str, Any]]) -> None:
-        self.experiment.metrics.extend(rows)
-        self.experiment.save()
+    @property
+    @rank_zero_experiment
+    def experiment(self) -> Any:
+        if self._experiment is None:
+            self._experiment = HistoryWriter(self._folder, self._until)
+        return self._experiment
+
+
+class HistoryWriter(ExperimentWriter):
+    """Lightning's writer, which would delete what was there, and could lose it when it writes another header."""
+
+    def __init__(self, folder: Path, until: int | None) -> None:
+        super().__init__(str(folder))
+        self.path, self.until = folder / "metrics.csv", until
+        self._begun = False
+
+    def _check_log_dir_exists(self) -> None:
+        """Lightning deletes the file here."""
+
+    def save(self) -> None:
+        if self.metrics and not self._begun:
+            self._begun = True
+            self._go_on()
+        super().save()
+
+    def _go_on(self) -> None:
+        """Reads the header that the file has, and leaves its rows of the steps before."""
+        if not self.path.is_file():
+            return
+        with self.path.open(newline="") as file:
+            reader = csv.DictReader(file)
+            rows, self.metrics_keys = list(reader), list(reader.fieldnames or ())
+        kept = [row for row in rows if self.until is None or _step(row) < self.until]
+        if len(kept) < len(rows):
+            shutil.copyfile(self.path, aside(self.path))
+            self._write(kept, self.metrics_keys)
+
+    def _rewrite_with_new_header(self, fieldnames: list[str]) -> None:
+        with self.path.open(newline="") as file:
+            self._write(list(csv.DictReader(file)), fieldnames)
+
+    def _write(self, rows: list[dict[str, Any]], fieldnames: list[str]) -> None:
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, fieldnames, extrasaction="ignore")
+        writer.writeheader()
+        writer.writerows(rows)
+        write_atomically(self.path, text.getvalue())
+
+
+def _step(row: dict[str, Any]) -> float:
+    """Of a row; infinity where a line was torn when the process died."""
+    try:
+        return float(row["step"])
+    except (KeyError, TypeError, ValueError):
+        return math.inf
+
+
+def aside(path: Path) -> Path:
+    """The next free of name.1.suffix, name.2.suffix, ..., in the order of a run's starts."""
+    number = 1
+    while (free := path.with_name(f"{path.stem}.{number}{path.suffix}")).exists():
+        number += 1
+    return free
 
 
 def as_list(loggers: Any) -> list[Any]:

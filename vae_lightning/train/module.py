@@ -8,29 +8,42 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 
 import vae_lightning
-from vae_lightning.checkpoint import RECORD
+from vae_lightning.checkpoint import BEST, RECORD
 from vae_lightning.core import Batch, Loss, Model, Objective, Spec, TextSpec, rows, seeded
 from vae_lightning.data import ImageData
 from vae_lightning.images.embeddings import remember
 from vae_lightning.metrics import Evaluation, ImageEvaluation
 from vae_lightning.models.build import record_of
+from vae_lightning.modules import KEY as MODULES
+from vae_lightning.modules import modules_of
 from vae_lightning.objectives.schedules import Schedule
 from vae_lightning.train.averaging import AveragedSteps
-from vae_lightning.train.best import BestCheckpoint
+from vae_lightning.train.best import best_name, follow_headline
 from vae_lightning.train.groups import parameter_groups, scale_rates
 from vae_lightning.train.loop import ClipsFused
 from vae_lightning.train.process import require_compiler
-from vae_lightning.train.resume import end_epochs, follow_moved_run, resettle, restore_noise, state_of_noise
+from vae_lightning.train.resume import (
+    begin_anew,
+    end_epochs,
+    follow_moved_run,
+    resettle,
+    restore_noise,
+    state_of_noise,
+)
+from vae_lightning.train.scheduled import Scheduled
+from vae_lightning.train.scheduler import Interval, TorchScheduler
 from vae_lightning.train.share import Share
 
 INIT_IMAGES = 10_000
+SCHEDULE = ("optimizer", "lr_schedule", "lr_scheduler", "lr_interval")
+"""Settings whose change a run that goes on is resettled for."""
 
 
-class Experiment(ClipsFused, AveragedSteps):
+class Experiment(ClipsFused, Scheduled, AveragedSteps):
     """Trains `latent_model` on `objective`; validates and tests on the plain bound, whatever training weighs.
 
     Args:
@@ -39,7 +52,10 @@ class Experiment(ClipsFused, AveragedSteps):
         optimizer: parameter groups -> optimiser.
         lr_schedule: share of the training -> factor on the optimiser's learning rates, set before every step; null for
             constant ones. It spans the training, be its length given in epochs, steps or time.
-        lr_scheduler: optimiser -> a scheduler of torch's instead, stepped once an epoch.
+        lr_scheduler: optimiser -> a scheduler of torch's instead, whose course has to fit the training: `fit` and
+            `doctor` say where it does not. ReduceLROnPlateau follows the headline where it names no `monitor`.
+        lr_interval: how often that is stepped, epoch or step; null for what its kind is meant for: OneCycleLR and
+            CyclicLR at every step, and a warm-up (LinearLR, ConstantLR) longer than the epochs; others once an epoch.
         averaging: decay of an exponential moving average of the weights, such as 0.999, which is what validation, test,
             pictures and checkpoints then show (train/averaging.py); null for the weights themselves.
         compile: runs training steps through torch.compile: some seconds to half a minute before the first step, and
@@ -58,7 +74,8 @@ class Experiment(ClipsFused, AveragedSteps):
         objective: Objective,
         optimizer: OptimizerCallable = lambda params: torch.optim.Adam(params, lr=1e-3, fused=True),
         lr_schedule: Schedule | None = None,
-        lr_scheduler: LRSchedulerCallable | None = None,
+        lr_scheduler: TorchScheduler | None = None,
+        lr_interval: Interval | None = None,
         averaging: float | None = None,
         compile: bool = False,
         channels_last: bool = False,
@@ -85,7 +102,8 @@ class Experiment(ClipsFused, AveragedSteps):
         if compile:
             self.loss = torch.compile(objective.forward)
         self.compile_steps = compile
-        self.optimizer, self.lr_schedule, self.lr_scheduler = optimizer, lr_schedule, lr_scheduler
+        self.optimizer, self.lr_schedule = optimizer, lr_schedule
+        self.lr_scheduler, self.lr_interval = lr_scheduler, lr_interval
         self.config: dict[str, Any] | None = None
         """What the command line was given: saved in checkpoints, so that they rebuild the model."""
         self.is_warm = False
@@ -99,12 +117,7 @@ class Experiment(ClipsFused, AveragedSteps):
     def configure_optimizers(self) -> Any:
         optimizer = self.optimizer(parameter_groups(self.latent_model, self.objective))
         self._rates = [group["lr"] for group in optimizer.param_groups]
-        if self.lr_scheduler is None:
-            return optimizer
-        scheduler: dict[str, Any] = {"scheduler": self.lr_scheduler(optimizer)}
-        if hasattr(scheduler["scheduler"], "monitor"):
-            scheduler["monitor"] = scheduler["scheduler"].monitor
-        return {"optimizer": optimizer, "lr_scheduler": scheduler}
+        return self.scheduled(optimizer)
 
     def setup(self, stage: str) -> None:
         data: Any = getattr(self.trainer, "datamodule", None)
@@ -126,9 +139,9 @@ class Experiment(ClipsFused, AveragedSteps):
             if stage != "predict":
                 self.headline = self.evaluation.headline(self.latent_model, two)
         self.latent_model.train(training)
-        for callback in self.trainer.checkpoint_callbacks:
-            if isinstance(callback, BestCheckpoint):
-                callback.follow(self.headline)
+        if stage == "fit":
+            follow_headline(self.trainer, self.headline)
+            self.check_monitors(data)
 
     def _setup_fit(self, data: ImageData, batch: Batch) -> None:
         if self.compile_steps and self.device.type == "cpu":
@@ -144,9 +157,10 @@ class Experiment(ClipsFused, AveragedSteps):
             folder = self.trainer.log_dir if self.loggers else None
             remember(self.latent_model, data, None if folder is None else Path(folder))
         end_epochs(self.trainer)
+        self.say_schedule()
 
     def on_train_start(self) -> None:
-        self._loss_sum = torch.zeros((), device=self.device)  # finite as long as every loss was
+        self._loss_sum, self._losses = torch.zeros((), device=self.device), 0  # finite as long as every loss was
         if self._noise is not None:  # within an epoch; the next one's depends on seed and epoch alone
             restore_noise(self._noise, self.trainer)
             self._noise = None
@@ -160,6 +174,7 @@ class Experiment(ClipsFused, AveragedSteps):
     def on_train_epoch_start(self) -> None:
         # Order and noise depend on seed and epoch alone, so that a resumed run equals an unbroken one.
         self._loss_sum.zero_()
+        self._losses = 0
         torch.manual_seed((self._seed + 1_000_003 * (self.current_epoch + 1) + 7_919 * self.global_rank) % 2**63)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
@@ -170,6 +185,7 @@ class Experiment(ClipsFused, AveragedSteps):
         share = torch.tensor(share) if self.compile_steps else share
         loss = self.loss(self.latent_model, batch, share)
         self._loss_sum += loss.value.detach()
+        self._losses += 1
         self.latent_model.observe(loss.statistics)
         logging = every > 0 and step % every == 0
         if logging or loss.value.device.type == "cpu":  # a GPU is not waited for at every step
@@ -183,12 +199,18 @@ class Experiment(ClipsFused, AveragedSteps):
             self.log("loss", loss.value.detach(), prog_bar=True, logger=False)
         return loss.value
 
+    @property
+    def mean_loss(self) -> float:
+        """Of the epoch's steps up to here; nan before the first."""
+        return self._loss_sum.item() / self._losses if self._losses else math.nan
+
     def on_train_end(self) -> None:
         super().on_train_end()
         self.is_warm = True  # another fit of the same module goes on from its weights
 
     def on_train_epoch_end(self) -> None:
         self._require_finite()
+        self.log("loss", self.mean_loss, prog_bar=True, logger=False, sync_dist=self.trainer.world_size > 1)
 
     def _require_finite(self) -> None:
         if not math.isfinite(self._loss_sum.item()):
@@ -206,6 +228,8 @@ class Experiment(ClipsFused, AveragedSteps):
             "config": self.config,
             **record_of(self.spec),
             "noise": state_of_noise(self.trainer),
+            BEST: best_name(self.trainer),
+            MODULES: modules_of(self.config),
         }
         super().on_save_checkpoint(checkpoint)
 
@@ -213,7 +237,8 @@ class Experiment(ClipsFused, AveragedSteps):
         """Takes note of what was said of the optimiser then; lets a run that was moved keep its best checkpoint."""
         before = (checkpoint.get(RECORD, {}).get("config") or {}).get("model", {})
         now = (self.config or {}).get("model", {})
-        self._resettle = any(before.get(key) != now.get(key) for key in ("optimizer", "lr_schedule", "lr_scheduler"))
+        self._resettle = any(before.get(key) != now.get(key) for key in SCHEDULE)
+        begin_anew(checkpoint, before, now)
         self._noise = checkpoint.get(RECORD, {}).get("noise")
         super().on_load_checkpoint(checkpoint)
         follow_moved_run(checkpoint, self.trainer)

@@ -9,20 +9,25 @@ from typing import Any
 import torch
 from lightning.pytorch import Trainer
 from torch import Tensor
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+
+from vae_lightning.train.best import best_of, check_checkpoints
+from vae_lightning.train.monitors import say
 
 
 def follow_moved_run(checkpoint: dict[str, Any], trainer: Trainer) -> None:
     """Lets the checkpoint callback of a run that goes on in its own folder, wherever that is now, know its best
     checkpoint again: Lightning forgets it when the folder is not called as it was."""
-    if trainer.ckpt_path is None or trainer.checkpoint_callback is None:
+    best = best_of(trainer)
+    if trainer.ckpt_path is None or best is None:
         return
-    here = Path(trainer.ckpt_path).resolve().parent
-    now = getattr(trainer.checkpoint_callback, "dirpath", None)
+    here, now = Path(trainer.ckpt_path).resolve().parent, best.dirpath
     if now is None or Path(now).resolve() != here:
         return  # a new run that begins with another's weights
+    before = checkpoint["callbacks"].get(best.state_key, {}).get("dirpath")
     for state in checkpoint["callbacks"].values():
-        if not isinstance(state, dict) or "dirpath" not in state:
-            continue
+        if not isinstance(state, dict) or before is None or state.get("dirpath") != before:
+            continue  # a user's own may keep its files elsewhere
 
         def moved(path: str) -> str:
             return str(Path(now) / Path(path).name) if path else path
@@ -41,6 +46,30 @@ def end_epochs(trainer: Trainer) -> None:
     )
 
 
+def begin_anew(checkpoint: dict[str, Any], before: dict[str, Any], now: dict[str, Any]) -> None:
+    """Takes out of a checkpoint what another kind of optimiser or scheduler than the one that goes on has left there: a
+    number of the same name may mean something else to it.
+
+    Args:
+        checkpoint: to go on from.
+        before: the configuration's section `model` then.
+        now: the same by which it goes on.
+    """
+    for key, states in (("optimizer", "optimizer_states"), ("lr_scheduler", "lr_schedulers")):
+        was, comes = (_kind(config.get(key)) for config in (before, now))
+        if was == comes or not checkpoint.get(states):
+            continue
+        checkpoint[states] = []
+        if key == "optimizer":
+            say(f"going on with {comes} after {was}: it begins without the other's state (moments).")
+
+
+def _kind(setting: Any) -> str:
+    """The class of a setting, as the configuration names it."""
+    path = setting.get("class_path", "") if isinstance(setting, dict) else setting
+    return str(path).rpartition(".")[2]
+
+
 def resettle(trainer: Trainer, fresh: Any) -> None:
     """After a resume with other settings of optimiser or schedule: both go on as if these had held from the start, the
     optimiser with its moments.
@@ -51,11 +80,12 @@ def resettle(trainer: Trainer, fresh: Any) -> None:
     """
     restored = trainer.lr_scheduler_configs
     optimizer = fresh["optimizer"] if isinstance(fresh, dict) else fresh
-    if isinstance(fresh, dict) and restored and not hasattr(restored[0].scheduler, "monitor"):
+    if isinstance(fresh, dict) and restored and not isinstance(restored[0].scheduler, ReduceLROnPlateau):
+        done = trainer.global_step if restored[0].interval == "step" else trainer.current_epoch
         scheduler = fresh["lr_scheduler"]["scheduler"]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # no optimiser step comes between these
-            for _ in range(max(restored[0].scheduler.last_epoch, trainer.current_epoch)):  # 0 of one that is new
+            for _ in range(max(restored[0].scheduler.last_epoch, done)):  # 0 of one that is new
                 scheduler.step()
         restored[0].scheduler.load_state_dict(scheduler.state_dict())
     for group, new in zip(trainer.optimizers[0].param_groups, optimizer.param_groups, strict=True):
@@ -116,15 +146,18 @@ def check_training(section: Any, checkpoint: dict[str, Any] | None) -> None:
                 f"--trainer.callbacks {name}: expected callbacks that train no steps of their own, which would count "
                 "as the run's: set --model.optimizer.lr or --data.batch_size, and look at short runs."
             )
-    if section.checkpoint.save_top_k not in (0, 1) and section.checkpoint.filename == "best":
-        raise ValueError(
-            f"--checkpoint.save_top_k {section.checkpoint.save_top_k}: expected names that differ, got the one name "
-            "`best`: add --checkpoint.filename '{epoch}'."
-        )
+    check_checkpoints(section)
 
 
 def epochs_done(checkpoint: dict[str, Any]) -> int:
-    """How many whole epochs a checkpoint has behind it, be it of an epoch's end or from within one."""
+    """How many whole epochs a checkpoint has behind it, be it of an epoch's end or from within one; ValueError where it
+    holds weights only."""
+    if "loops" not in checkpoint:
+        raise ValueError(
+            "--ckpt_path: expected a checkpoint that a training can go on from, got one of weights only "
+            "(save_weights_only): give the run's folder, for its last.ckpt, or begin another run with these weights "
+            "by --run.warm_start."
+        )
     progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
     done: int = checkpoint["epoch"] + bool(progress["is_last_batch"])
     return done
