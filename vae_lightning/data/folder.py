@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cached_property
@@ -17,6 +16,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from vae_lightning.data.cache import cached, decode_all
+from vae_lightning.data.layout import class_names, class_of, list_images, name_hash
 from vae_lightning.data.source import Images, ImageSource, Shape, Splits
 
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}
@@ -207,43 +207,3 @@ class ImageFolder(ImageSource):
             picture = ImageOps.fit(picture, (width, height)) if self.crop else picture.resize((width, height))
         pixels = np.asarray(picture).reshape(height, width, self.channels)
         return torch.from_numpy(pixels.copy()).permute(2, 0, 1)
-
-
-def name_hash(name: str) -> float:
-    """A number in [0, 1) that depends on the name alone, spread evenly."""
-    return int.from_bytes(hashlib.sha256(os.fsencode(name)).digest()[:6], "big") / 2**48
-
-
-def list_images(folder: Path) -> list[str]:
-    """Names of all images below a folder, relative to it, sorted, by the suffixes that Pillow knows.
-
-    Raises:
-        FileNotFoundError: no such folder.
-        ValueError: no image in it.
-    """
-    if not folder.is_dir():
-        raise FileNotFoundError(
-            f"{folder}: expected a folder of images, got {'a file' if folder.exists() else 'nothing there'}: check "
-            "--data.source.path."
-        )
-    known = tuple(suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN)
-    names: list[str] = []
-    for place, folders, files in os.walk(folder, followlinks=True):  # a million names in seconds, where pathlib is slow
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        below = "" if (relative := os.path.relpath(place, folder)) == "." else f"{Path(relative).as_posix()}/"
-        names += [below + name for name in files if name.lower().endswith(known) and not name.startswith(".")]
-    if not names:
-        raise ValueError(f"{folder}: expected images, got none with a suffix such as .png or .jpg in it or below it.")
-    return sorted(names, key=lambda name: name.split("/"))
-
-
-def class_of(name: str) -> str | None:
-    """The sub-folder that an image lies in, if it lies in one."""
-    first, _, rest = name.partition("/")
-    return first if rest else None
-
-
-def class_names(names: list[str]) -> list[str]:
-    """The sub-folders that hold the images, sorted; empty where an image lies beside them."""
-    classes = {class_of(name) for name in names}
-    return [] if None in classes else sorted(name for name in classes if name is not None)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,10 +12,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from vae_lightning.core import Spec, TextSpec
+from vae_lightning.data.augment import augmented
 from vae_lightning.data.batches import (
     Batches,
     InMemory,
-    augmented,
     binarization_entropy,
     binarize,
     binarized,
@@ -25,9 +24,9 @@ from vae_lightning.data.batches import (
     shuffled,
 )
 from vae_lightning.data.source import Images, ImageSource, Shape, require_match, sha256
-from vae_lightning.tokens import tokens_of, train_tokens
+from vae_lightning.data.splits import STREAMS, Split, hold_back, told
+from vae_lightning.tokens import train_tokens
 
-Split = Literal["train", "val", "test"]
 Column = Literal["label", "text", "caption", "meaning", "held_out"]
 
 
@@ -137,7 +136,7 @@ class ImageData(LightningDataModule):
         loaded = self.source.load(self.root, self.download)
         train, val = loaded.train, loaded.val
         if val is None:
-            train, val = self._split(train)
+            train, val, self._val_index = hold_back(train, self.val_size, self.split_seed)
         if self.batch_size > len(train):
             raise ValueError(
                 f"data.batch_size: expected at most the {len(train)} training images, got {self.batch_size}: choose a "
@@ -146,45 +145,25 @@ class ImageData(LightningDataModule):
         if train.captions is not None and self.text is None and self._has("text"):
             self.text = train_tokens(train.captions.said(), self.bpe)
         self.splits = {
-            "train": self._told("train", train, 3),
-            "val": self._told("val", self._fixed(val, 1), 1),
-            "test": self._told("test", self._fixed(loaded.test, 2), 2),
+            "train": self._told("train", train),
+            "val": self._told("val", self._fixed("val", val)),
+            "test": self._told("test", self._fixed("test", loaded.test)),
         }
         if self.dynamic_binarization:
             entropies = [binarization_entropy(part, self.source.levels) for part in loaded.test.chunks()]
             self.binarization_entropy = torch.cat(entropies)
 
-    def _told(self, split: Split, images: Images, stream: int) -> Images:
-        """With tokens and a fixed draw of the captions, the same at every pass, and the columns that are asked for."""
-        captions = images.captions
-        if captions is not None:
-            captions = captions.drawn(seed_of(self.split_seed, stream))
-            if self.text is not None:
-                tokens, meanings = (tokens_of(self.text, said) for said in (captions.sentences, captions.meanings))
-                captions = replace(captions, tokens=tokens, meaning_tokens=meanings)
-        columns = ("label", "text") if self.columns is None else self.columns
-        told = tuple(name for name in columns if split != "train" or name in ("label", "text"))
-        return replace(images, captions=captions, columns=told)
+    def _told(self, split: Split, images: Images) -> Images:
+        return told(images, split, self.split_seed, self.text, self.columns)
 
-    def _split(self, images: Images) -> tuple[Images, Images]:
-        count = round(self.val_size * len(images)) if self.val_size < 1 else int(self.val_size)
-        if not 0 < count < len(images):
-            raise ValueError(
-                f"data.val_size: expected between 1 and {len(images) - 1} of the {len(images)} training images, got "
-                f"{self.val_size}."
-            )
-        order = torch.randperm(len(images), generator=torch.Generator().manual_seed(self.split_seed))
-        self._val_index = order[:count].sort().values
-        return images[order[count:].sort().values], images[self._val_index]
-
-    def _fixed(self, images: Images, stream: int) -> Images:
+    def _fixed(self, split: Split, images: Images) -> Images:
         """Binarised once by the split's seed, the same at every pass and at any batch size."""
-        seed = seed_of(self.split_seed, stream)
+        seed = seed_of(self.split_seed, STREAMS[split])
         return binarized(images, self.source.levels, seed) if self.dynamic_binarization else images
 
     def fixed(self, split: Split) -> Images:
         """A split as it can be counted: the training images, too, binarised once where that is dynamic."""
-        return self._fixed(self.splits[split], 3) if split == "train" else self.splits[split]
+        return self._fixed(split, self.splits[split]) if split == "train" else self.splits[split]
 
     def transfer_batch_to_device(
         self, batch: dict[str, Tensor], device: torch.device, dataloader_idx: int
