@@ -243,15 +243,15 @@ def test_pictures_are_turned_as_their_camera_says(tmp_path: Path) -> None:
 
 
 def test_crop_keeps_proportions_and_stretching_does_not(tmp_path: Path) -> None:
-    for i in range(12):  # left third black, the rest white
-        pixels = np.full((4, 12, 3), 255, dtype=np.uint8)
+    for i in range(12):  # left third black, the rest white or nearly so
+        pixels = np.full((4, 12, 3), 255 - i, dtype=np.uint8)
         pixels[:, :4] = 0
         Image.fromarray(pixels).save(tmp_path / f"{i}.png")
     cropped, stretched = (
         loaded(ImageFolder(str(tmp_path), size=(4, 4), crop=crop), batch_size=4, val_size=2).splits["train"].image[0]
         for crop in (True, False)
     )
-    assert cropped.min() == 255  # the middle third
+    assert cropped.min() > 240  # the middle third
     assert stretched[:, :, 0].max() < 30
     assert stretched[:, :, -1].min() > 225
 

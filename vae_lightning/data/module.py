@@ -23,6 +23,7 @@ from vae_lightning.data.batches import (
     seed_of,
     shuffled,
 )
+from vae_lightning.data.door import admitted, look_for_copies
 from vae_lightning.data.source import Images, ImageSource, Shape, require_match, sha256
 from vae_lightning.data.splits import STREAMS, Split, hold_back, told
 from vae_lightning.tokens import train_tokens
@@ -96,6 +97,8 @@ class ImageData(LightningDataModule):
         self.columns, self.bpe, self.text = None if columns is None else tuple(columns), bpe, text
         self.seed, self.splits = torch.initial_seed(), dict[str, Images]()
         self._val_index: Tensor | None = None
+        self.copies: dict[tuple[str, str], int] = {}
+        """How many images of one split have the very pixels of one of another, once read: `look_for_copies`."""
         self.binarization_entropy: Tensor | None = None
         """Of each test image, nats, (N,), where the data are binarised here: the part of -log p(x) that no model of the
         binary images can go below."""
@@ -133,7 +136,7 @@ class ImageData(LightningDataModule):
         """Reads and splits the images, once, whatever the stage."""
         if self.splits:
             return
-        loaded = self.source.load(self.root, self.download)
+        loaded = admitted(self.source, self.source.load(self.root, self.download))
         train, val = loaded.train, loaded.val
         if val is None:
             train, val, self._val_index = hold_back(train, self.val_size, self.split_seed)
@@ -142,6 +145,7 @@ class ImageData(LightningDataModule):
                 f"data.batch_size: expected at most the {len(train)} training images, got {self.batch_size}: choose a "
                 "smaller --data.batch_size."
             )
+        self.copies = look_for_copies({"train": train, "val": val, "test": loaded.test})
         if train.captions is not None and self.text is None and self._has("text"):
             self.text = train_tokens(train.captions.said(), self.bpe)
         self.splits = {

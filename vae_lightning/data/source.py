@@ -25,7 +25,7 @@ class Images:
     """Images, in memory or in a memory-mapped file that may be larger than it.
 
     Args:
-        stored: (M, C, H, W) uint8 holding 0..levels-1.
+        stored: (M, C, H, W) holding 0..levels-1: uint8, or where there are more than 256 levels uint16 or int32.
         label: (N,) int64, or None where there are no classes.
         rows: (N,) int64, which of the stored images these are, where `stored` is a file and not to be copied; None
             for all of them in their order.
@@ -60,11 +60,11 @@ class Images:
         return replace(chosen, rows=self.rows[index])
 
     def take(self, index: Tensor) -> Tensor:
-        """(B,) int64 -> (B, C, H, W) uint8, on the device where the images are."""
-        return self.stored.index_select(0, index if self.rows is None else self.rows.index_select(0, index))
+        """(B,) int64 -> (B, C, H, W) uint8, or int32 of more than 256 levels, on the device where the images are."""
+        return _usable(self.stored.index_select(0, index if self.rows is None else self.rows.index_select(0, index)))
 
     def batch(self, index: Tensor) -> dict[str, Tensor]:
-        """(B,) int64 -> {"image": (B, C, H, W) uint8, and of `columns` what there is}, where the images are."""
+        """(B,) int64 -> {"image": (B, C, H, W) as `take`, and of `columns` what there is}, where the images are."""
         batch = {"image": self.take(index)}
         if self.label is not None:
             batch["label"] = self.label.index_select(0, index)
@@ -101,8 +101,8 @@ class Images:
 
     @property
     def image(self) -> Tensor:
-        """(N, C, H, W) uint8, all of them in memory."""
-        return self.stored if self.rows is None else self.stored[self.rows]
+        """(N, C, H, W) uint8, or int32 of more than 256 levels, all of them in memory."""
+        return _usable(self.stored if self.rows is None else self.stored[self.rows])
 
     def to(self, device: torch.device) -> Images:
         """The images on a device; the same ones where they are there already, or where a file would take more than
@@ -121,6 +121,11 @@ class Images:
     def _fit(self, device: torch.device) -> bool:
         needed = len(self) * self.stored[0].numel()
         return device.type != "cuda" or 2 * needed < torch.cuda.mem_get_info(device)[0]
+
+
+def _usable(pixels: Tensor) -> Tensor:
+    """16 bits take half the memory where images are kept, but torch has neither a maximum nor a comparison of them."""
+    return pixels.to(torch.int32) if pixels.dtype == torch.uint16 else pixels
 
 
 @dataclass(frozen=True)
