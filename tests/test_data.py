@@ -315,7 +315,7 @@ def test_a_folder_is_decoded_once_and_what_changed_again(folder: Path, tmp_path:
     plain, _ = counted(folder, tmp_path, cache=False)
     assert changed.record() == plain.record()
     (place,) = (tmp_path / "cache").iterdir()
-    assert len(list(place.glob("*/pixels.u8"))) == 1  # the state before is gone
+    assert len(list(place.glob("*/pixels.bin"))) == 1  # the state before is gone
     _, decoded = counted(folder, tmp_path, size=(4, 4))
     assert len(decoded) == 40  # other settings, another cache
 
@@ -336,7 +336,7 @@ def test_a_stopped_decoding_goes_on(folder: Path, tmp_path: Path, monkeypatch: p
     data, decoded = counted(folder, tmp_path)
     assert len(decoded) == 24  # two chunks of eight were there
     assert data.record() == counted(folder, tmp_path, cache=False)[0].record()
-    (pixels,) = (tmp_path / "cache").rglob("pixels.u8")
+    (pixels,) = (tmp_path / "cache").rglob("pixels.bin")
     pixels.write_bytes(pixels.read_bytes()[:100])  # cut off: not noticed by its name, but by its size
     data, decoded = counted(folder, tmp_path)
     assert len(decoded) == 40

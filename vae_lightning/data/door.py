@@ -7,19 +7,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from lightning.fabric.utilities.rank_zero import rank_zero_only
 from torch import Tensor
 
+from vae_lightning.data.say import say
 from vae_lightning.data.source import Images, ImageSource, Shape, Splits
 
 NAMES = {"train": "training", "val": "validation", "test": "test"}
 MOST_LEVELS = 2**16
-
-
-@rank_zero_only
-def say(line: str) -> None:
-    """Prints a line about the data, once of several processes."""
-    print(f"data: {line}")
 
 
 def admitted(source: ImageSource, loaded: Any) -> Splits:

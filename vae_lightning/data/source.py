@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from vae_lightning.core import Spec
 from vae_lightning.data.captions import Captions
+from vae_lightning.data.decode import Reading
 
 Shape = tuple[int, ...]
 CHUNK_VALUES = 2**24
@@ -176,6 +178,16 @@ class ImageSource(ABC):
     def captioned(self) -> bool:
         """Whether its images come with captions."""
         return False
+
+    @property
+    def reading(self) -> Reading | None:
+        """How picture files become its images, for commands that take files; None of a source without files."""
+        return None
+
+    @property
+    def found(self) -> dict[str, Any]:
+        """Settings of its own, by name, that are worked out from the training images and kept with the model."""
+        return {}
 
     @abstractmethod
     def load(self, root: Path, download: bool) -> Splits:

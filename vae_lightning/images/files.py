@@ -12,8 +12,8 @@ from torch import Tensor
 from vae_lightning.compression.form import check_names
 from vae_lightning.core import Shape
 from vae_lightning.data.cache import decode_all
-from vae_lightning.data.folder import MODES, UNREADABLE
-from vae_lightning.data.layout import class_names, class_of, list_images
+from vae_lightning.data.listing import class_names, class_of, list_images
+from vae_lightning.data.native import MODES, UNREADABLE
 
 PLAIN = ("1", "L", "LA", "P", "PA", "RGB", "RGBA")
 """Modes of 8 bits a channel or fewer, whose pixels a model's mode may hold exactly."""
