@@ -14,7 +14,7 @@ from torch import Tensor
 
 from vae_lightning.checkpoint import folder_of
 from vae_lightning.core import LatentModel, centre, has_mean, image_of, seeded
-from vae_lightning.data import ImageData, ImageSource
+from vae_lightning.data import ImageData, ImageSource, admitted
 from vae_lightning.data.module import Split
 from vae_lightning.files import require_writable, write_atomically
 from vae_lightning.images.pictures import grid, reconstruction_grid, save_picture
@@ -71,7 +71,8 @@ class CommandTrainer(Trainer):
             of = f" of {model.spec.classes[labels[0]]}"  # type: ignore[index]
         images = self._drawn(trained, labels, columns if len(labels) > 1 else num_samples, datamodule, mean)
         if file.suffix == ".npy":  # a Gaussian also draws what is darker than black
-            levels = images.round().clamp(0, trained.spec.levels - 1).to(torch.uint8)
+            top = trained.spec.levels - 1
+            levels = images.round().clamp(0, top).to(torch.uint8 if top < 256 else torch.uint16)
             write_atomically(file, lambda stream: np.save(stream, levels.numpy()))
         else:
             save_picture(grid(images, columns, trained.spec.levels), file)
@@ -181,7 +182,7 @@ class CommandTrainer(Trainer):
         common = None if background is None else load_background(background, trained)
         self._read(model, datamodule)
         ood.find(datamodule.root)
-        own, theirs = datamodule.splits["test"], ood.load(datamodule.root, datamodule.download).test
+        own, theirs = datamodule.splits["test"], admitted(ood, ood.load(datamodule.root, datamodule.download)).test
         normal, other = own.some(num_images).image.float(), fit_in(theirs.some(num_images), ood.levels, datamodule)
         p_y = None
         if "label" in trained.latent_model.needs and (label := datamodule.splits["train"].label) is not None:

@@ -86,7 +86,7 @@ class Form:
 
 @dataclass(frozen=True)
 class InputImages:
-    """Images (N, C, H, W) uint8, integers 0..levels-1, and how they came."""
+    """Images (N, C, H, W) of integers 0..levels-1, uint8, or int32 of more than 256 levels; and how they came."""
 
     image: Tensor
     form: Form

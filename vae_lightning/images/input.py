@@ -18,6 +18,7 @@ from vae_lightning.compression.form import DTYPES, Form, InputImages
 from vae_lightning.core import Shape, Spec
 from vae_lightning.data import ImageData
 from vae_lightning.data.build import build_data
+from vae_lightning.data.decode import Reading
 from vae_lightning.images.files import class_labels, find_files, read_files
 
 SPLITS = ("train", "val", "test")
@@ -56,7 +57,9 @@ def _read(sources: list[str], spec: Spec, checkpoint: Path, needs: tuple[str, ..
     if apart and not paths[0].is_dir():
         return _array(paths[0], image_shape, levels)
     files, names = find_files(paths)
-    image, white = _integers(read_files(files, image_shape), levels, [str(file) for file in files])
+    image, white = _integers(
+        read_files(files, image_shape, read_reading(checkpoint)), levels, [str(file) for file in files]
+    )
     labels, classes = class_labels(names)
     return InputImages(image, Form("files", white=white, names=names, labels=labels, classes=classes))
 
@@ -85,6 +88,15 @@ def _by_name(form: Form, spec: Spec, source: str) -> Form:
             f"give those of {', '.join(classes[:10])} in this order."
         )
     return replace(form, classes=classes)
+
+
+def read_reading(checkpoint: Path) -> Reading | None:
+    """How the data that a model was trained on read pictures, by its checkpoint's record; None where that says nothing
+    of it, or its source is not here."""
+    try:
+        return build_data(read_checkpoint(find_checkpoint(checkpoint))[RECORD]["config"]["data"]).source.reading
+    except (ValueError, OSError, ImportError):
+        return None
 
 
 def read_data(checkpoint: Path) -> ImageData:
