@@ -95,7 +95,7 @@ def test_transparent_pictures_lie_upon_white(tmp_path: Path) -> None:
     assert white[0, :, 1, 1].tolist() == [200, 0, 0]
     assert white[0, :, 3, 3].tolist() == [127, 127, 127]
     assert plain[0, :, 3, 3].tolist() == [0, 0, 0]
-    with pytest.raises(ValueError, match="expected 0 to 255, with 1 or 3 channels, got 300"):
+    with pytest.raises(ValueError, match="expected a grey level from 0 to 255, got 300"):
         ImageFolder(str(tmp_path), background=300)
 
 

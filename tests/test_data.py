@@ -244,15 +244,15 @@ def test_pictures_are_turned_as_their_camera_says(tmp_path: Path) -> None:
 
 
 def test_crop_keeps_proportions_and_stretching_does_not(tmp_path: Path) -> None:
-    for i in range(12):  # left third black, the rest white
-        pixels = np.full((4, 12, 3), 255, dtype=np.uint8)
+    for i in range(12):  # left third black, the rest white or nearly so
+        pixels = np.full((4, 12, 3), 255 - i, dtype=np.uint8)
         pixels[:, :4] = 0
         Image.fromarray(pixels).save(tmp_path / f"{i}.png")
     cropped, stretched = (
         loaded(ImageFolder(str(tmp_path), size=(4, 4), crop=crop), batch_size=4, val_size=2).splits["train"].image[0]
         for crop in (True, False)
     )
-    assert cropped.min() == 255  # the middle third
+    assert cropped.min() > 240  # the middle third
     assert stretched[:, :, 0].max() < 30
     assert stretched[:, :, -1].min() > 225
 
@@ -316,7 +316,7 @@ def test_a_folder_is_decoded_once_and_what_changed_again(folder: Path, tmp_path:
     plain, _ = counted(folder, tmp_path, cache=False)
     assert changed.record() == plain.record()
     (place,) = (tmp_path / "cache").iterdir()
-    assert len(list(place.glob("*/pixels.u8"))) == 1  # the state before is gone
+    assert len(list(place.glob("*/pixels.bin"))) == 1  # the state before is gone
     _, decoded = counted(folder, tmp_path, size=(4, 4))
     assert len(decoded) == 40  # other settings, another cache
 
@@ -337,7 +337,7 @@ def test_a_stopped_decoding_goes_on(folder: Path, tmp_path: Path, monkeypatch: p
     data, decoded = counted(folder, tmp_path)
     assert len(decoded) == 24  # two chunks of eight were there
     assert data.record() == counted(folder, tmp_path, cache=False)[0].record()
-    (pixels,) = (tmp_path / "cache").rglob("pixels.u8")
+    (pixels,) = (tmp_path / "cache").rglob("pixels.bin")
     pixels.write_bytes(pixels.read_bytes()[:100])  # cut off: not noticed by its name, but by its size
     data, decoded = counted(folder, tmp_path)
     assert len(decoded) == 40

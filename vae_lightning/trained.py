@@ -37,8 +37,10 @@ class TrainedModel(nn.Module):
                 f"expected images of shape (B, {', '.join(map(str, self.spec.image_shape))}), got {tuple(x.shape)}."
             )
         x = x.to(self.device)
-        whole = x.to(torch.uint8)  # a comparison with this finds fractions, nan, and what is below 0 or above 255
-        if (x.dtype != torch.uint8 and not torch.equal(x, whole.to(x.dtype))) or whole.max() > self.spec.levels - 1:
+        integer = torch.uint8 if self.spec.levels <= 256 else torch.int32
+        whole = x.to(integer)  # a comparison with this finds fractions, nan, and what is beyond its range
+        beyond = whole.min() < 0 or whole.max() > self.spec.levels - 1
+        if (x.dtype != integer and not torch.equal(x, whole.to(x.dtype))) or beyond:
             raise ValueError(
                 f"expected images that hold the integers 0..{self.spec.levels - 1}, got values between "
                 f"{x.min().item():g} and {x.max().item():g}: scale them to that range and round."

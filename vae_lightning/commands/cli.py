@@ -95,7 +95,10 @@ class CLI(LightningCLI):
             said = None if checkpoint is None else self._read(Path(checkpoint))[RECORD]["config"]["model"]
             take_records(section.model, said)
         if section.model.image_shape is None:
-            section.model.update(Namespace(record_of(build_data(section.data).spec)))
+            built = build_data(section.data)
+            section.model.update(Namespace(record_of(built.spec)))
+            for name, value in built.source.found.items():  # kept with the model, as a percentile's window is
+                section.data.source.init_args[name] = value
         section.data.text = section.model.text
         if not fitting:
             if checkpoint is not None:

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from vae_lightning.checkpoint import folder_of
 from vae_lightning.core import LatentModel, centre, has_mean, image_of, seeded
-from vae_lightning.data import ImageData, ImageFolder, ImageSource
+from vae_lightning.data import ImageData, ImageFolder, ImageSource, admitted
+from vae_lightning.data.levels import LEVELS
 from vae_lightning.data.module import Split
 from vae_lightning.files import require_new, require_writable, write_atomically
 from vae_lightning.images.given import Given, fit_in, read_given
@@ -175,8 +176,9 @@ class ScoringTrainer(Trainer):
         ood.find(datamodule.root)
         if isinstance(ood, ImageFolder):
             return said(read_given([str(ood.path)], model.spec, datamodule, folder=ood))
-        test = ood.load(datamodule.root, datamodule.download).test
-        image = fit_in(test, ood.levels, model.spec, datamodule.split_seed).to(torch.uint8)
+        test = admitted(ood, ood.load(datamodule.root, datamodule.download)).test
+        image = fit_in(test, ood.levels, model.spec, datamodule.split_seed)
+        image = image.to(torch.uint8 if model.spec.levels <= LEVELS else torch.int32)
         return Given(type(test)(image, names=test.names))
 
     def _given(self, model: Experiment, data: ImageData, words: list[str] | None, split: Split) -> Given:

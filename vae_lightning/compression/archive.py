@@ -54,6 +54,11 @@ def compress(
         ValueError: the model cannot code such images, or the file does not give them back (an error of this program
             or of the machine).
     """
+    if trained.spec.levels > 256:
+        raise ValueError(
+            f"compress: expected a model of at most 256 levels, a byte a value, got one of {trained.spec.levels}: use "
+            "a model trained with --data.source.window, or a lossless coder for such depth."
+        )
     require_codable(trained.latent_model, trained.spec.image_shape, trained.spec.levels)
     labels = told(trained, images.form)
     with threads(min(torch.get_num_threads(), MOST_THREADS)), whole(output) as stream:

@@ -86,9 +86,9 @@ class Form:
 
 @dataclass(frozen=True)
 class InputImages:
-    """Images (N, C, H, W) uint8, integers 0..levels-1, how they came, and the files they were decoded from, none where
-    they are no files' whole content (a split of a data set that is one array, files that were brought to another
-    size)."""
+    """Images (N, C, H, W) of integers 0..levels-1, uint8, or int32 of more than 256 levels; how they came; and the
+    files they were decoded from, none where they are no files' whole content (a split of a data set that is one array,
+    files that were brought to another size)."""
 
     image: Tensor
     form: Form

@@ -80,10 +80,19 @@ class DiscretizedLogisticMixtureLikelihood(Likelihood):
         """Nothing: the components lie spread over the range."""
 
 
+MOST_CATEGORIES = 256
+
+
 class CategoricalLikelihood(Likelihood):
     """A free probability for every level of every value: the most flexible, and blind to the order of the levels."""
 
     def __init__(self, latent_shape: Shape, spec: Spec, net: NetFactory = MLP) -> None:
+        if spec.levels > MOST_CATEGORIES:
+            raise ValueError(
+                f"CategoricalLikelihood: expected at most {MOST_CATEGORIES} levels, each with a parameter of its own "
+                f"for each value, got {spec.levels}: choose DiscretizedLogisticLikelihood, or fewer levels by "
+                "--data.source.window."
+            )
         super().__init__(latent_shape, spec, net, num_params=spec.levels)
 
     def forward(self, context: Tensor) -> Distribution:

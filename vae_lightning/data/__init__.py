@@ -1,9 +1,11 @@
 """Images in memory. This room never hears of models."""
 
+from vae_lightning.data.arrays import Arrays
 from vae_lightning.data.binarized_mnist import BinarizedMNIST
 from vae_lightning.data.captioned import Captioned, CaptionedFolder, DigitGrammar, PhotoGrammar
 from vae_lightning.data.captions import Captions
 from vae_lightning.data.digits import Digits
+from vae_lightning.data.door import admitted
 from vae_lightning.data.folder import ImageFolder
 from vae_lightning.data.module import ImageData
 from vae_lightning.data.source import Images, ImageSource, Splits
@@ -14,6 +16,7 @@ __all__ = [
     "CIFAR10",
     "KMNIST",
     "MNIST",
+    "Arrays",
     "BinarizedMNIST",
     "Captioned",
     "CaptionedFolder",
@@ -28,4 +31,5 @@ __all__ = [
     "PhotoGrammar",
     "Splits",
     "Tokens",
+    "admitted",
 ]

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import cached_property
 from itertools import compress
 from pathlib import Path
@@ -13,30 +12,46 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from vae_lightning.data.cache import cached, decode_all
+from vae_lightning.data.decode import Decoded, Reading, deep, picture_size, tell_seen
+from vae_lightning.data.layout import Layout, read_layout
+from vae_lightning.data.levels import LEVELS, check_depth, check_percentiles, percentile_window
+from vae_lightning.data.listing import class_of, name_hash
+from vae_lightning.data.native import MODES, UNREADABLE, DeepError, RefusedError, read_native
+from vae_lightning.data.say import say
 from vae_lightning.data.source import Images, ImageSource, Shape, Splits
 
-MODES = {1: "L", 3: "RGB", 4: "RGBA"}
-UNREADABLE = (OSError, UnidentifiedImageError, SyntaxError, ValueError, Image.DecompressionBombError)
+SAMPLED_VALUES = 2**22
+"""Of all training images, by which percentiles are taken."""
+FEW = 16
+"""Pictures that are looked at for the range of their values."""
 
 
 class ImageFolder(ImageSource):
-    """Images below a folder, in any format that Pillow reads.
+    """Images below a folder, in any format that Pillow reads, DICOM, and deeper ones by a stated meaning.
 
-    With sub-folders `train` and `test` or `val` these are the splits; where there is no `test`, a part of the training
-    images is split off by a hash of each file's name, so that an image stays where it is when others come and go.
-    Sub-folders of a split are classes; images beside them or without them have no label.
+    Sub-folders called train (training), val (valid, validation) and test (testing), in any case, are splits; other
+    sub-folders, of a split or of the folder itself, are classes. What was taken for what is printed, and what could be
+    meant in two ways is refused. Where there is no test, a part of the training images is split off by a hash of each
+    file's name, so that an image stays where it is when others come and go.
 
     Args:
         path: the folder, as it stands or below the folder of the data sets.
         size: (height, width) to bring every image to; null expects images of one size and takes them as they are.
         crop: with `size`, scale the image to cover it and cut the centre out; false stretches the image instead.
         channels: 1 for grey, 3 for RGB, 4 for RGBA.
-        background: grey level, 0 to 255, to lay transparent pictures upon; null leaves their transparency out.
-        test_fraction: share of the images for test where there is no folder `test`.
+        background: grey level, 0 to 255, that transparent pictures are laid upon, with 1 or 3 channels; null leaves
+            their transparency out.
+        window: [low, high], in the files' own unit: low and below become 0, high and above the highest level.
+        percentiles: [low, high] of the values of the training images (validation images that are split off among
+            them), which then are the window; the checkpoint keeps it.
+        levels: how many levels images have: of integers as many as they have (65536 of 16 bits), of real numbers in
+            [0, 1] or with a window as many as they are rounded to; null for 256.
+        split_folders: whether sub-folders called train, val, test are splits; null finds out.
+        class_folders: whether the other sub-folders are classes; null finds out.
+        test_fraction: share of the images for test where there is no folder for it.
         skip_unreadable: name and skip files that cannot be read, instead of refusing them.
         cache: keep the decoded images, as bytes, below the folder of the data sets (cache/), so that only the first
             start decodes them, and map them from there, so that they may be more than memory holds; false decodes them
@@ -52,7 +67,12 @@ class ImageFolder(ImageSource):
         test_fraction: float = 0.1,
         skip_unreadable: bool = False,
         cache: bool = True,
-        background: int | None = None,
+        background: int | None = 255,
+        window: tuple[float, float] | None = None,
+        percentiles: tuple[float, float] | None = None,
+        levels: int | None = None,
+        split_folders: bool | None = None,
+        class_folders: bool | None = None,
     ) -> None:
         if channels not in MODES:
             raise ValueError(f"ImageFolder.channels: expected 1 (grey), 3 (RGB) or 4 (RGBA), got {channels}.")
@@ -60,12 +80,16 @@ class ImageFolder(ImageSource):
             raise ValueError(f"ImageFolder.size: expected (height, width) of at least 1, got {tuple(size)}.")
         if not 0 < test_fraction < 1:
             raise ValueError(f"ImageFolder.test_fraction: expected a share between 0 and 1, got {test_fraction}.")
-        if background is not None and not (0 <= background <= 255 and channels < 4):
-            got = f"{background} with {channels} channels"
-            raise ValueError(f"ImageFolder.background: expected 0 to 255, with 1 or 3 channels, got {got}.")
+        if background is not None and not 0 <= background <= 255:
+            raise ValueError(f"ImageFolder.background: expected a grey level from 0 to 255, got {background}.")
+        check_depth("ImageFolder", levels, window)
+        check_percentiles("ImageFolder", percentiles)
         self.path = Path(path).expanduser()
         self.size = None if size is None else (size[0], size[1])
-        self.crop, self.channels, self.background = crop, channels, background
+        self.crop, self.channels, self.background = crop, channels, background if channels < 4 else None
+        self.window = None if window is None else (window[0], window[1])
+        self.percentiles, self._levels = percentiles, levels
+        self.split_folders, self.class_folders = split_folders, class_folders
         self.test_fraction, self.skip_unreadable, self.cache = test_fraction, skip_unreadable, cache
 
     @property
@@ -80,36 +104,57 @@ class ImageFolder(ImageSource):
     def image_shape(self) -> Shape:
         if self.size is not None:
             return (self.channels, *self.size)
-        folder = self.path / "train" if (self.path / "train").is_dir() else self.path
-        for name in list_images(folder):
+        folder = self.path / self._layout.folders["train"]
+        for name in self._layout.files["train"]:
             try:
-                with Image.open(folder / name) as opened:
-                    picture = ImageOps.exif_transpose(opened)
-                    return (self.channels, picture.height, picture.width)
+                return (self.channels, *picture_size(folder / name))
+            except RefusedError:
+                raise
             except UNREADABLE:
                 continue  # named when the images are read
         raise ValueError(f"{folder}: expected images, got only files that cannot be read.")
 
     @property
     def levels(self) -> int:
-        return 256
+        return self._levels or LEVELS
 
     @cached_property
     def classes(self) -> tuple[str, ...] | None:
-        return tuple(class_names(self._listed["train"])) or None
+        return self._layout.classes or None
 
     @property
-    def _folders(self) -> dict[str, Path]:
-        """The folder of each split."""
-        found = {name: self.path / name for name in ("train", "test", "val") if (self.path / name).is_dir()}
-        if len(found) < 2 or "train" not in found:  # one folder, or something else that is called train
-            return {"train": self.path}
-        return found
+    def reading(self) -> Reading:
+        if self.window is None and self.percentiles is not None:
+            self.window = self.found["window"]
+        return Reading(self.channels, self.size, self.crop, self.background, self.window, self._levels)
 
     @cached_property
-    def _listed(self) -> dict[str, list[str]]:
-        """The files of each split, listed once for the classes and for the images."""
-        return {part: list_images(folder) for part, folder in self._folders.items()}
+    def found(self) -> dict[str, Any]:
+        if self.percentiles is None or self.window is not None:
+            return {}
+        files = [file for file in self._layout.files["train"] if not self._is_test(file)] or self._layout.files["train"]
+        folder, each = self.path / self._layout.folders["train"], max(1, SAMPLED_VALUES // len(files))
+
+        def sample(name: str) -> np.ndarray | None:
+            try:
+                values = read_native(folder / name, self.channels, self.background).values.ravel()
+            except UNREADABLE:
+                return None  # named when the images are read
+            return values[:: -(-len(values) // each)]
+
+        values = [it for it in decode_all(files, sample) if it is not None]
+        if not values:
+            raise ValueError(f"{folder}: expected images, got only files that cannot be read.")
+        return {"window": percentile_window(values, self.percentiles)}
+
+    def _is_test(self, file: str) -> bool:
+        """Whether a training image is split off for the test, by its name."""
+        return "test" not in self._layout.folders and name_hash(file) < self.test_fraction
+
+    @cached_property
+    def _layout(self) -> Layout:
+        """What lies where, listed once for the classes and for the images."""
+        return read_layout(self.path, self.split_folders, self.class_folders)
 
     def load(self, root: Path, download: bool) -> Splits:
         return Splits(**{part: images for part, (images, _) in self.named(root).items()})
@@ -117,16 +162,17 @@ class ImageFolder(ImageSource):
     def named(
         self, root: Path, is_test: Callable[[str], bool] = lambda name: False
     ) -> dict[str, tuple[Images, list[str]]]:
-        """The images of each split and their files' names below the folder, in order. Where the folder has no splits,
+        """The images of each split and their files' names below the folder, in order. Where the folder has no test,
         `is_test` says of a name whether its image is for test in any case."""
-        shape, folders, classes, listed = self.image_shape, self._folders, list(self.classes or ()), self._listed
-        del self._listed  # a million names
+        shape, classes, layout, reading = self.image_shape, self.classes or (), self._layout, self.reading
+        share = "" if "test" in layout.folders else f"; {self.test_fraction:.0%} of them for test, by their names"
+        say(f"{self.path}: {layout}{share}{self._meaning(reading)}.")
+        del self._layout  # a million names
         parts: dict[str, tuple[Images, list[str]]] = {}
-        for part, folder in folders.items():
-            images, files = self._read(folder, listed[part], classes, shape, root / "cache")
-            below = "" if folder == self.path else f"{part}/"
-            names = [below + file for file in files]
-            if "test" not in folders and part == "train":
+        for part, below in layout.folders.items():
+            images, files = self._read(self.path / below, layout.files[part], classes, shape, root / "cache")
+            names = [f"{below}/{file}" if below else file for file in files]
+            if "test" not in layout.folders and part == "train":
                 places = torch.tensor([name_hash(file) for file in files], dtype=torch.float64)
                 test = places < max(self.test_fraction, places.min().item() + 1e-12)  # one image at least
                 test |= torch.tensor([is_test(name) for name in names])
@@ -135,11 +181,16 @@ class ImageFolder(ImageSource):
             parts[part] = images, names
         return {part: (replace(images, names=np.array(it)), it) for part, (images, it) in parts.items()}
 
+    def _meaning(self, reading: Reading) -> str:
+        by = f"; values from {reading.window[0]:g} to {reading.window[1]:g} become" if reading.window else "; kept at"
+        return f"{by} {self.levels} levels" if reading.by_value else ""
+
     def _read(
-        self, folder: Path, files: list[str], classes: list[str], shape: Shape, caches: Path
+        self, folder: Path, files: list[str], classes: tuple[str, ...], shape: Shape, caches: Path
     ) -> tuple[Images, list[str]]:
         """The images of the files that can be read, and these files' names."""
-        image, bad = self._pixels(folder, files, shape, caches)
+        image, seen, bad = self._pixels(folder, files, shape, caches)
+        tell_seen(self.reading, folder, files, seen)
         if bad and not self.skip_unreadable:
             raise ValueError(
                 f"{len(bad)} of {len(files)} files in {folder} cannot be read ({'; '.join(list(bad.values())[:5])}): "
@@ -151,99 +202,43 @@ class ImageFolder(ImageSource):
         if not good:
             raise ValueError(f"{folder}: expected images, got only files that cannot be read.")
         names = [files[row] for row in good]
-        label = self._labels(folder, [class_of(name) for name in names], classes)
+        known = {name: i for i, name in enumerate(classes)}
+        numbers = [known.get(class_of(name) or "") for name in names]
+        label = None if None in numbers else torch.tensor(numbers)
         rows = torch.tensor(good) if self.cache else None
         return Images(image, label, rows), names
 
-    @staticmethod
-    def _labels(folder: Path, names: list[str | None], classes: list[str]) -> Tensor | None:
-        if not classes or None in names:
-            return None
-        if unknown := sorted({str(name) for name in names} - set(classes)):
-            raise ValueError(f"{folder} has the class folders {unknown}, which the training images lack.")
-        number = {name: i for i, name in enumerate(classes)}
-        return torch.tensor([number[str(name)] for name in names])
+    def _pixels(
+        self, folder: Path, files: list[str], shape: Shape, caches: Path
+    ) -> tuple[Tensor, np.ndarray, dict[int, str]]:
+        """All images where there is a cache, the good ones where there is none; what each was; and what is wrong with
+        the others, by row."""
+        reading, dtype = self.reading, np.uint8 if self.levels <= LEVELS else np.uint16
 
-    def _pixels(self, folder: Path, files: list[str], shape: Shape, caches: Path) -> tuple[Tensor, dict[int, str]]:
-        """All images where there is a cache, the good ones where there is none; and what is wrong with the others."""
-
-        def decode(name: str) -> Tensor | str:
-            return self._decode(folder / name, shape)
+        def decode(name: str) -> Decoded | str:
+            try:
+                return self._decode(folder / name, shape)
+            except DeepError:
+                raise deep([folder / it for it in files[:: -(-len(files) // FEW)]]) from None
 
         if self.cache:
-            on: dict[str, Any] = {} if self.background is None else {"background": self.background}
-            settings = {"crop": self.crop, "size": self.size, **on}
             name = f"{self.path.name}-{hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:8]}"
             try:
-                return cached(caches / name, folder, files, shape, decode, settings)
+                return cached(caches / name, folder, files, shape, decode, asdict(reading), dtype)
             except OSError as error:
                 print(f"no cache of decoded images ({error}): they are decoded into memory")
                 self.cache = False
         results = decode_all(files, decode)
         bad = {row: result for row, result in enumerate(results) if isinstance(result, str)}
-        good = [result for result in results if isinstance(result, Tensor)]
-        return torch.stack(good) if good else torch.empty(0, *shape), bad
+        good = [result for result in results if isinstance(result, Decoded)]
+        seen = np.array([0 if isinstance(result, str) else result.seen for result in results], np.uint8)
+        return torch.stack([it.pixels for it in good]) if good else torch.empty(0, *shape), seen, bad
 
-    def _decode(self, file: Path, shape: Shape) -> Tensor | str:
-        """(C, H, W) uint8, or what is wrong with the file."""
+    def _decode(self, file: Path, shape: Shape) -> Decoded | str:
+        """The picture, or what is wrong with the file."""
         try:
-            with Image.open(file) as opened:
-                if opened.mode.startswith(("I", "F")):
-                    return f"{file}: expected 8 bits a channel, got mode {opened.mode}"
-                picture = ImageOps.exif_transpose(opened)
-                if self.background is not None and picture.has_transparency_data:
-                    below = Image.new("RGBA", picture.size, (*[self.background] * 3, 255))
-                    picture = Image.alpha_composite(below, picture.convert("RGBA"))
-                picture = picture.convert(MODES[self.channels])
+            return self.reading.read(file, shape)
+        except RefusedError:
+            raise
         except UNREADABLE as error:
             return f"{file}: {error}"
-        _, height, width = shape
-        if self.size is None and (picture.height, picture.width) != (height, width):
-            raise ValueError(
-                f"{file} is {picture.height}x{picture.width}, while the first image is {height}x{width}: bring them to "
-                f"one size with --data.source.size [{height},{width}]."
-            )
-        if self.size is not None and (picture.height, picture.width) != self.size:
-            picture = ImageOps.fit(picture, (width, height)) if self.crop else picture.resize((width, height))
-        pixels = np.asarray(picture).reshape(height, width, self.channels)
-        return torch.from_numpy(pixels.copy()).permute(2, 0, 1)
-
-
-def name_hash(name: str) -> float:
-    """A number in [0, 1) that depends on the name alone, spread evenly."""
-    return int.from_bytes(hashlib.sha256(os.fsencode(name)).digest()[:6], "big") / 2**48
-
-
-def list_images(folder: Path) -> list[str]:
-    """Names of all images below a folder, relative to it, sorted, by the suffixes that Pillow knows.
-
-    Raises:
-        FileNotFoundError: no such folder.
-        ValueError: no image in it.
-    """
-    if not folder.is_dir():
-        raise FileNotFoundError(
-            f"{folder}: expected a folder of images, got {'a file' if folder.exists() else 'nothing there'}: check "
-            "--data.source.path."
-        )
-    known = tuple(suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN)
-    names: list[str] = []
-    for place, folders, files in os.walk(folder, followlinks=True):  # a million names in seconds, where pathlib is slow
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        below = "" if (relative := os.path.relpath(place, folder)) == "." else f"{Path(relative).as_posix()}/"
-        names += [below + name for name in files if name.lower().endswith(known) and not name.startswith(".")]
-    if not names:
-        raise ValueError(f"{folder}: expected images, got none with a suffix such as .png or .jpg in it or below it.")
-    return sorted(names, key=lambda name: name.split("/"))
-
-
-def class_of(name: str) -> str | None:
-    """The sub-folder that an image lies in, if it lies in one."""
-    first, _, rest = name.partition("/")
-    return first if rest else None
-
-
-def class_names(names: list[str]) -> list[str]:
-    """The sub-folders that hold the images, sorted; empty where an image lies beside them."""
-    classes = {class_of(name) for name in names}
-    return [] if None in classes else sorted(name for name in classes if name is not None)

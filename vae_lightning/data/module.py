@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,10 +13,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from vae_lightning.core import Spec, TextSpec
+from vae_lightning.data.augment import augmented
 from vae_lightning.data.batches import (
     Batches,
     InMemory,
-    augmented,
     binarization_entropy,
     binarize,
     binarized,
@@ -25,10 +24,11 @@ from vae_lightning.data.batches import (
     seed_of,
     shuffled,
 )
+from vae_lightning.data.door import admitted, look_for_copies
 from vae_lightning.data.source import Images, ImageSource, Shape, require_match, sha256
-from vae_lightning.tokens import tokens_of, train_tokens
+from vae_lightning.data.splits import STREAMS, Split, hold_back, told
+from vae_lightning.tokens import train_tokens
 
-Split = Literal["train", "val", "test"]
 Column = Literal["label", "text", "caption", "meaning", "held_out"]
 
 
@@ -108,8 +108,9 @@ class ImageData(LightningDataModule):
         self.columns, self.bpe, self.text = None if columns is None else tuple(columns), bpe, text
         self.seed, self.splits = torch.initial_seed(), dict[str, Images]()
         self._val_index: Tensor | None = None
-        self._asked_for: int | None = None
-        """A batch size of more images than there are."""
+        self._asked_for: int | None = None  # a batch size of more images than there are
+        self.copies: dict[tuple[str, str], int] = {}
+        """How many images of one split have the very pixels of one of another, once read: `look_for_copies`."""
         self.binarization_entropy: Tensor | None = None
         """Of each test image, nats, (N,), where the data are binarised here: the part of -log p(x) that no model of the
         binary images can go below."""
@@ -147,58 +148,34 @@ class ImageData(LightningDataModule):
         """Reads and splits the images, once, whatever the stage."""
         if self.splits:
             return
-        loaded = self.source.load(self.root, self.download)
+        loaded = admitted(self.source, self.source.load(self.root, self.download))
         train, val = loaded.train, loaded.val
         if val is None:
-            train, val = self._split(train)
+            train, val, self._val_index = hold_back(train, self.val_size, self.split_seed, self.val_most)
         elif self.val_most is not None:
             val = val.some(self.val_most)
         if self.batch_size > len(train):
             self._asked_for, self.batch_size = self.batch_size, len(train)
+        self.copies = look_for_copies({"train": train, "val": val, "test": loaded.test})
         if train.captions is not None and self.text is None and self._has("text"):
             self.text = train_tokens(train.captions.said(), self.bpe)
+        fixed = {"train": train, "val": self._fixed("val", val), "test": self._fixed("test", loaded.test)}
         self.splits = {
-            "train": self._told("train", train, 3),
-            "val": self._told("val", self._fixed(val, 1), 1),
-            "test": self._told("test", self._fixed(loaded.test, 2), 2),
+            name: told(images, name, self.split_seed, self.text, self.columns)  # type: ignore[arg-type]
+            for name, images in fixed.items()
         }
         if self.dynamic_binarization:
             entropies = [binarization_entropy(part, self.source.levels) for part in loaded.test.chunks()]
             self.binarization_entropy = torch.cat(entropies)
 
-    def _told(self, split: Split, images: Images, stream: int) -> Images:
-        """With tokens and a fixed draw of the captions, the same at every pass, and the columns that are asked for."""
-        captions = images.captions
-        if captions is not None:
-            captions = captions.drawn(seed_of(self.split_seed, stream))
-            if self.text is not None:
-                tokens, meanings = (tokens_of(self.text, said) for said in (captions.sentences, captions.meanings))
-                captions = replace(captions, tokens=tokens, meaning_tokens=meanings)
-        columns = ("label", "text") if self.columns is None else self.columns
-        told = tuple(name for name in columns if split != "train" or name in ("label", "text"))
-        return replace(images, captions=captions, columns=told)
-
-    def _split(self, images: Images) -> tuple[Images, Images]:
-        count = round(self.val_size * len(images)) if self.val_size < 1 else int(self.val_size)
-        if not 0 < count < len(images):
-            raise ValueError(
-                f"data.val_size: expected between 1 and {len(images) - 1} of the {len(images)} training images, got "
-                f"{self.val_size}."
-            )
-        if self.val_most is not None:
-            count = min(count, self.val_most)
-        order = torch.randperm(len(images), generator=torch.Generator().manual_seed(self.split_seed))
-        self._val_index = order[:count].sort().values
-        return images[order[count:].sort().values], images[self._val_index]
-
-    def _fixed(self, images: Images, stream: int) -> Images:
+    def _fixed(self, split: Split, images: Images) -> Images:
         """Binarised once by the split's seed, the same at every pass and at any batch size."""
-        seed = seed_of(self.split_seed, stream)
+        seed = seed_of(self.split_seed, STREAMS[split])
         return binarized(images, self.source.levels, seed) if self.dynamic_binarization else images
 
     def fixed(self, split: Split) -> Images:
         """A split as it can be counted: the training images, too, binarised once where that is dynamic."""
-        return self._fixed(self.splits[split], 3) if split == "train" else self.splits[split]
+        return self._fixed(split, self.splits[split]) if split == "train" else self.splits[split]
 
     def transfer_batch_to_device(
         self, batch: dict[str, Tensor], device: torch.device, dataloader_idx: int

@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from vae_lightning.core import Spec
 from vae_lightning.data.captions import Captions
+from vae_lightning.data.decode import Reading
 
 Shape = tuple[int, ...]
 CHUNK_VALUES = 2**24
@@ -25,7 +27,7 @@ class Images:
     """Images, in memory or in a memory-mapped file that may be larger than it.
 
     Args:
-        stored: (M, C, H, W) uint8 holding 0..levels-1.
+        stored: (M, C, H, W) holding 0..levels-1: uint8, or where there are more than 256 levels uint16 or int32.
         label: (N,) int64, or None where there are no classes.
         rows: (N,) int64, which of the stored images these are, where `stored` is a file and not to be copied; None
             for all of them in their order.
@@ -60,11 +62,11 @@ class Images:
         return replace(chosen, rows=self.rows[index])
 
     def take(self, index: Tensor) -> Tensor:
-        """(B,) int64 -> (B, C, H, W) uint8, on the device where the images are."""
-        return self.stored.index_select(0, index if self.rows is None else self.rows.index_select(0, index))
+        """(B,) int64 -> (B, C, H, W) uint8, or int32 of more than 256 levels, on the device where the images are."""
+        return _usable(self.stored.index_select(0, index if self.rows is None else self.rows.index_select(0, index)))
 
     def batch(self, index: Tensor) -> dict[str, Tensor]:
-        """(B,) int64 -> {"image": (B, C, H, W) uint8, and of `columns` what there is}, where the images are."""
+        """(B,) int64 -> {"image": (B, C, H, W) as `take`, and of `columns` what there is}, where the images are."""
         batch = {"image": self.take(index)}
         if self.label is not None:
             batch["label"] = self.label.index_select(0, index)
@@ -101,8 +103,8 @@ class Images:
 
     @property
     def image(self) -> Tensor:
-        """(N, C, H, W) uint8, all of them in memory."""
-        return self.stored if self.rows is None else self.stored[self.rows]
+        """(N, C, H, W) uint8, or int32 of more than 256 levels, all of them in memory."""
+        return _usable(self.stored if self.rows is None else self.stored[self.rows])
 
     def to(self, device: torch.device) -> Images:
         """The images on a device; the same ones where they are there already, or where a file would take more than
@@ -121,6 +123,11 @@ class Images:
     def _fit(self, device: torch.device) -> bool:
         needed = len(self) * self.stored[0].numel()
         return device.type != "cuda" or 2 * needed < torch.cuda.mem_get_info(device)[0]
+
+
+def _usable(pixels: Tensor) -> Tensor:
+    """16 bits take half the memory where images are kept, but torch has neither a maximum nor a comparison of them."""
+    return pixels.to(torch.int32) if pixels.dtype == torch.uint16 else pixels
 
 
 @dataclass(frozen=True)
@@ -171,6 +178,16 @@ class ImageSource(ABC):
     def captioned(self) -> bool:
         """Whether its images come with captions."""
         return False
+
+    @property
+    def reading(self) -> Reading | None:
+        """How picture files become its images, for commands that take files; None of a source without files."""
+        return None
+
+    @property
+    def found(self) -> dict[str, Any]:
+        """Settings of its own, by name, that are worked out from the training images and kept with the model."""
+        return {}
 
     @abstractmethod
     def load(self, root: Path, download: bool) -> Splits:

@@ -12,7 +12,11 @@ from torch import Tensor
 from vae_lightning.compression.form import check_names
 from vae_lightning.core import Shape
 from vae_lightning.data.cache import decode_all
-from vae_lightning.data.folder import MODES, UNREADABLE, class_names, class_of, list_images
+from vae_lightning.data.decode import Decoded, Reading, picture_size
+from vae_lightning.data.levels import LEVELS
+from vae_lightning.data.listing import class_names, class_of, list_images
+from vae_lightning.data.native import MODES, UNREADABLE, RefusedError, Seen, composed, is_deep
+from vae_lightning.data.say import say
 
 PLAIN = ("1", "L", "LA", "P", "PA", "RGB", "RGBA")
 """Modes of 8 bits a channel or fewer, whose pixels a model's mode may hold exactly."""
@@ -57,37 +61,63 @@ def class_labels(names: tuple[str, ...]) -> tuple[tuple[int, ...] | None, tuple[
     return tuple(number[str(class_of(name))] for name in names), tuple(classes)
 
 
-def read_files(files: list[Path], image_shape: Shape) -> Tensor:
-    """(N, C, H, W) uint8, the pixels of each file."""
-    found = decode_all([str(file) for file in files], lambda name: read_file(Path(name), image_shape))
-    return torch.stack([image for image in found if isinstance(image, Tensor)])
+def read_files(files: list[Path], image_shape: Shape, reading: Reading | None = None) -> Tensor:
+    """(N, C, H, W) uint8, the pixels of each file; or what training made of pictures that are transparent or whose
+    values it was told the meaning of, which is said, since that is what comes back of them.
+
+    Args:
+        files: the pictures.
+        image_shape: (C, H, W) that they are to have.
+        reading: how training read pictures; None to take no others than those that are kept as they are.
+    """
+    found = decode_all([str(file) for file in files], lambda name: read_file(Path(name), image_shape, reading))
+    transparent = sum(bool(it.seen & Seen.TRANSPARENT) for it in found)
+    if reading is not None and transparent:
+        of = f"{transparent} of {len(found)} pictures are transparent"
+        say(f"{of}: laid on grey {reading.background}, as in training.")
+    if reading is not None and reading.by_value:
+        span = f"from {reading.window[0]:g} to {reading.window[1]:g} " if reading.window else ""
+        say(f"the pictures' values {span}are read as {reading.levels or LEVELS} levels, as in training.")
+    pixels = torch.stack([it.pixels for it in found])
+    return pixels.to(torch.int32) if pixels.dtype == torch.uint16 else pixels
 
 
-def read_file(file: Path, image_shape: Shape) -> Tensor:
-    """(C, H, W) uint8.
+def read_file(file: Path, image_shape: Shape, reading: Reading | None = None) -> Decoded:
+    """The picture (C, H, W).
 
     Raises:
         ValueError: no picture, of another size, or one that would not come back as it is.
     """
     channels, height, width = image_shape
+    ground = None if reading is None else reading.background
+    seen = Seen(0)
     try:
+        if reading is not None and reading.by_value:
+            if (size := picture_size(file)) != (height, width):
+                raise ValueError(_size(*size, height, width))
+            return reading.read(file, image_shape)
         with Image.open(file) as opened:
             if (frames := getattr(opened, "n_frames", 1)) > 1:
                 raise ValueError(f"expected one picture in a file, got {frames}: save them as files of their own")
             if (opened.height, opened.width) != (height, width) and max(opened.size) > 4 * max(height, width):
-                raise ValueError(_size(opened, height, width))  # before a huge one is decoded
-            # A tile's last word tells how pixels are packed: Pillow halves 16 bits in silence.
-            deep = any("16" in str(word) for tile in opened.tile for word in tile[3:])
-            picture = ImageOps.exif_transpose(opened)
-            if "transparency" in opened.info:
-                picture = picture.convert("RGBA")
+                raise ValueError(_size(opened.height, opened.width, height, width))  # before a huge one is decoded
+            deep = is_deep(opened)
+            if ground is not None and opened.has_transparency_data and not deep and channels < 4:
+                picture, seen = composed(opened, ground)
+                picture = picture.convert("RGB")
+            else:
+                picture = ImageOps.exif_transpose(opened)
+                if "transparency" in opened.info:
+                    picture = picture.convert("RGBA")
+    except RefusedError:
+        raise
     except UNREADABLE as error:
         said = " ".join(str(error).split())
         raise ValueError(
-            f"{file}: {said if isinstance(error, ValueError) else f'expected an image, got {said}'}."
+            f"{file}: {said if isinstance(error, ValueError) else f'expected an image, got {said}'}.".replace("..", ".")
         ) from None
     if (picture.height, picture.width) != (height, width):
-        raise ValueError(f"{file}: {_size(picture, height, width)}.")
+        raise ValueError(f"{file}: {_size(picture.height, picture.width, height, width)}.")
     mode = MODES.get(channels, f"of {channels} channels")
     exact = None if deep or picture.mode not in PLAIN or channels not in MODES else _exactly(picture, mode)
     if exact is None:
@@ -97,7 +127,7 @@ def read_file(file: Path, image_shape: Shape) -> Tensor:
             f"got {got}: convert it (remove transparency, colour or depth) and keep the original if you need them."
         )
     pixels = np.asarray(exact).reshape(height, width, channels)
-    return torch.from_numpy(pixels.copy()).permute(2, 0, 1).contiguous()
+    return Decoded(torch.from_numpy(pixels.copy()).permute(2, 0, 1).contiguous(), seen)
 
 
 def has_size(file: Path, image_shape: Shape) -> bool:
@@ -109,9 +139,9 @@ def has_size(file: Path, image_shape: Shape) -> bool:
         return False
 
 
-def _size(picture: Image.Image, height: int, width: int) -> str:
+def _size(its_height: int, its_width: int, height: int, width: int) -> str:
     return (
-        f"expected {height}x{width} pixels, as the model was built for, got {picture.height}x{picture.width}: bring "
+        f"expected {height}x{width} pixels, as the model was built for, got {its_height}x{its_width}: bring "
         "the image to that size first, or train a model of its size"
     )
 

@@ -17,7 +17,9 @@ from torchvision.transforms.functional import rgb_to_grayscale
 from vae_lightning.core import Spec
 from vae_lightning.data import ImageData, ImageFolder, Images, ImageSource
 from vae_lightning.data.cache import decode_all
-from vae_lightning.data.folder import MODES, UNREADABLE
+from vae_lightning.data.decode import Decoded
+from vae_lightning.data.levels import LEVELS
+from vae_lightning.data.native import MODES, UNREADABLE
 from vae_lightning.images.defects import MASKS, find_benchmark
 from vae_lightning.images.files import class_labels, find_files
 from vae_lightning.images.input import ARRAYS, SPLITS, by_name, read_images
@@ -107,15 +109,16 @@ def read_files_as(
         raise ValueError(
             f"{len(bad)} of {len(files)} files cannot be read ({'; '.join(bad[:NAMED])}): mend them, or leave them out."
         )
-    good = [row for row, result in enumerate(results) if isinstance(result, Tensor)]
-    image = torch.stack([result for result in results if isinstance(result, Tensor)])
+    good = [row for row, result in enumerate(results) if isinstance(result, Decoded)]
+    image = torch.stack([result.pixels for result in results if isinstance(result, Decoded)])
     notes = [f"skipped: {line}" for line in bad]
     notes += _resized([files[row] for row in good], spec, folder)
-    if spec.levels < 256 and image.max() < spec.levels:
+    if spec.levels < folder.levels and int(image.max()) < spec.levels:
         notes.append(f"No value is above {spec.levels - 1}: the files' values are taken for the model's own levels.")
     else:
-        image = fit_in(Images(image), 256, spec, data.split_seed)
-    images = Images(image.to(torch.uint8), names=np.array([names[row] for row in good]))
+        image = fit_in(Images(image), folder.levels, spec, data.split_seed)
+    image = image.to(torch.uint8 if spec.levels <= LEVELS else torch.int32)
+    images = Images(image, names=np.array([names[row] for row in good]))
     return Given(images, notes, [files[row] for row in good])
 
 

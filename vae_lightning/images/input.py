@@ -18,6 +18,7 @@ from vae_lightning.compression.form import DTYPES, Form, InputImages
 from vae_lightning.core import Shape, Spec
 from vae_lightning.data import ImageData
 from vae_lightning.data.build import build_data
+from vae_lightning.data.decode import Reading
 from vae_lightning.images.files import class_labels, find_files, has_size, read_files
 
 SPLITS = ("train", "val", "test")
@@ -59,7 +60,9 @@ def _read(sources: list[str], spec: Spec, checkpoint: Path, needs: tuple[str, ..
     if apart and not paths[0].is_dir():
         return _array(paths[0], image_shape, levels)
     files, names = find_files(paths)
-    image, white = _integers(read_files(files, image_shape), levels, [str(file) for file in files])
+    image, white = _integers(
+        read_files(files, image_shape, read_reading(checkpoint)), levels, [str(file) for file in files]
+    )
     labels, classes = class_labels(names)
     return InputImages(image, Form("files", white=white, names=names, labels=labels, classes=classes), tuple(files))
 
@@ -92,6 +95,15 @@ def by_name(labels: tuple[int, ...] | None, named: tuple[str, ...] | None, spec:
 def data_of(checkpoint: Path) -> ImageData:
     """The data that a model was trained on, by its checkpoint's record, not yet read."""
     return build_data(read_checkpoint(find_checkpoint(checkpoint))[RECORD]["config"]["data"])
+
+
+def read_reading(checkpoint: Path) -> Reading | None:
+    """How the data that a model was trained on read pictures, by its checkpoint's record; None where that says nothing
+    of it, or its source is not here."""
+    try:
+        return build_data(read_checkpoint(find_checkpoint(checkpoint))[RECORD]["config"]["data"]).source.reading
+    except (ValueError, OSError, ImportError):
+        return None
 
 
 def read_data(checkpoint: Path) -> ImageData:

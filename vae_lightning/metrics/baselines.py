@@ -18,6 +18,8 @@ SEEN = 1e-10
 EXACT, FOUND_IN = 4096, 2048
 """Values of an image up to which the covariance of all training images is taken apart, a matter of their cube; of
 larger ones, how many training images the components are found in."""
+MOST_COUNTS = 2**26
+"""Levels times places whose frequencies are all kept."""
 ROUNDING = 1 / 12
 """Variance of rounding to a level, levels squared: a density with less noise only counts the rounding."""
 
@@ -31,6 +33,10 @@ def independent_pixels_nll(train: Iterable[Tensor], test: Iterable[Tensor], leve
         test: chunks of images.
         levels: how many.
     """
+    first = next(chunks := iter(train))
+    train = itertools.chain([first], chunks)
+    if first[0].numel() * levels > MOST_COUNTS:
+        return _sparse_nll(train, test, levels)
     counts: Tensor | None = None
     for chunk in train:
         place = torch.arange(chunk[0].numel()) * levels
@@ -41,6 +47,24 @@ def independent_pixels_nll(train: Iterable[Tensor], test: Iterable[Tensor], leve
     log_p = (smoothed / smoothed.sum(1, keepdim=True)).log()
     places = torch.arange(len(log_p))
     return torch.cat([-log_p[places, chunk.flatten(1).long()].sum(1) for chunk in test])
+
+
+def _sparse_nll(train: Iterable[Tensor], test: Iterable[Tensor], levels: int) -> Tensor:
+    """The same, where a count for each level at each place would fill the memory: only those that occur are kept."""
+
+    def codes(chunk: Tensor) -> Tensor:
+        return chunk.flatten(1).long() + torch.arange(chunk[0].numel()) * levels
+
+    seen = torch.cat([codes(chunk) for chunk in train])
+    found, counts = seen.unique(return_counts=True)
+    total = len(seen) + levels
+
+    def log_p(chunk: Tensor) -> Tensor:
+        wanted = codes(chunk)
+        at = torch.searchsorted(found, wanted).clamp_max(len(found) - 1)
+        return ((1 + counts[at] * (found[at] == wanted)).double() / total).log()
+
+    return torch.cat([-log_p(chunk).sum(1) for chunk in test])
 
 
 def mean_and_covariance(images: Iterable[Tensor], levels: int) -> tuple[Tensor, Tensor]:

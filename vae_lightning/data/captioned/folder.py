@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from vae_lightning.data.captions import Captions
+from vae_lightning.data.decode import Reading
 from vae_lightning.data.folder import ImageFolder
 from vae_lightning.data.source import ImageSource, Shape, Splits
 
@@ -75,6 +76,14 @@ class CaptionedFolder(ImageSource):
     @property
     def captioned(self) -> bool:
         return True
+
+    @property
+    def reading(self) -> Reading | None:
+        return self.folder.reading
+
+    @property
+    def found(self) -> dict[str, Any]:
+        return {f"folder.init_args.{name}": value for name, value in self.folder.found.items()}
 
     @cached_property
     def _said(self) -> Said | None:

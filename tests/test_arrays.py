@@ -1,0 +1,166 @@
+"""Arrays as a source: which axes, which levels, labels and splits; nothing scaled in silence."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from vae_lightning.data import Arrays, ImageData
+
+
+@pytest.fixture
+def grey() -> np.ndarray:
+    """(60, 6, 5) uint8, every level's end among them."""
+    found = np.random.default_rng(0).integers(0, 256, (60, 6, 5), dtype=np.uint8)
+    found[:, 0, :2] = (0, 255)
+    return found
+
+
+def loaded(source: Arrays, **settings: Any) -> ImageData:
+    data = ImageData(source, batch_size=4, val_size=6, **settings)
+    data.setup()
+    return data
+
+
+def rows(data: ImageData) -> set[bytes]:
+    return {bytes(row) for part in data.splits.values() for row in part.image.contiguous().numpy()}
+
+
+@pytest.mark.parametrize("axes", ["NHW", "NHWC", "NCHW", "NHWC1"])
+def test_axes(grey: np.ndarray, tmp_path: Path, axes: str) -> None:
+    colour = np.stack([grey, grey[::-1], 255 - grey], -1)
+    array = {"NHW": grey, "NHWC": colour, "NCHW": colour.transpose(0, 3, 1, 2), "NHWC1": grey[..., None]}[axes]
+    np.save(tmp_path / "x.npy", array)
+    data = loaded(Arrays("x.npy"), root=str(tmp_path))
+    first = colour.transpose(0, 3, 1, 2) if "1" not in axes and len(axes) > 3 else grey[:, None]
+    assert data.image_shape == first.shape[1:]
+    assert data.levels == 256
+    assert rows(data) == {row.tobytes() for row in np.ascontiguousarray(first)}
+    assert {name: len(part) for name, part in data.splits.items()} == {"train": 48, "val": 6, "test": 6}
+    assert data.splits["train"].rows is not None  # mapped, not copied
+    assert data.record() == loaded(Arrays(str(tmp_path / "x.npy"))).record()
+
+
+def test_floats_are_rounded_to_stated_levels_or_refused(
+    grey: np.ndarray, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "x.npy"
+    np.save(file, (grey / 255).astype(np.float32))
+    with pytest.raises(ValueError, match=r"real numbers from 0 to 1: .*levels 256 rounds.*window \[0,1\]"):
+        loaded(Arrays(str(file)))
+    assert rows(loaded(Arrays(str(file), levels=256))) == {row[None].tobytes() for row in grey}
+    assert "float32 NHW, values in [0, 1] rounded to 256 levels" in capsys.readouterr().out
+    data = loaded(Arrays(str(file), levels=17))
+    assert data.levels == 17
+    assert set(data.splits["train"].image.unique().tolist()) == set(range(17))
+    for scale, shift, window in ((1.0, 0.0, [0, 255]), (2 / 255, -1.0, [-1, 1]), (1 / 255, 0.0, [0, 1])):
+        np.save(file, (grey * scale + shift).astype(np.float64))
+        assert rows(loaded(Arrays(str(file), window=tuple(window)))) == {row[None].tobytes() for row in grey}
+    np.save(file, grey / 127.5)
+    with pytest.raises(ValueError, match=r"real numbers from 0 to 2: say what they mean: --data.source.window \[0,2\]"):
+        loaded(Arrays(str(file), levels=256))
+    np.save(file, np.where(grey > 99, np.nan, 0.5))
+    with pytest.raises(ValueError, match="expected finite numbers, got values from nan"):
+        loaded(Arrays(str(file), levels=256))
+
+
+def test_integers_of_any_depth(grey: np.ndarray, tmp_path: Path) -> None:
+    file = tmp_path / "x.npy"
+    np.save(file, grey.astype(np.int64))
+    assert rows(loaded(Arrays(str(file)))) == {row[None].tobytes() for row in grey}
+    deep = grey.astype(np.uint16) * 257
+    np.save(file, deep)
+    with pytest.raises(ValueError, match=r"expected 0..255, got values from 0 to 65535: .*levels 65536.*\[0,65535\]"):
+        loaded(Arrays(str(file)))
+    data = loaded(Arrays(str(file), levels=2**16))
+    assert data.levels == 2**16
+    assert data.splits["train"].image.dtype == torch.int32
+    assert rows(data) == {row[None].astype(np.int32).tobytes() for row in deep}
+    assert rows(loaded(Arrays(str(file), window=(0, 65535)))) == {row[None].tobytes() for row in grey}
+    np.save(file, grey > 99)
+    assert loaded(Arrays(str(file))).levels == 2
+    np.save(file, (grey > 99).astype(np.uint8))
+    with pytest.raises(ValueError, match=r"binary with --data.source.levels 2"):
+        loaded(Arrays(str(file)))
+    assert loaded(Arrays(str(file), levels=2)).levels == 2
+
+
+def test_percentiles_of_the_training_images_are_the_window(grey: np.ndarray, tmp_path: Path) -> None:
+    file = tmp_path / "x.npy"
+    np.save(file, grey.astype(np.float32) * 3)
+    source = Arrays(str(file), percentiles=(5.0, 95.0))
+    train = source._parts["train"]
+    assert source.found["window"] == pytest.approx(tuple(np.percentile(train.pixels[train.rows], (5, 95))))
+    again = Arrays(str(file), window=source.found["window"], percentiles=(5.0, 95.0))
+    assert again.found == {}
+    assert loaded(again).record() == loaded(source).record()
+    assert 0.03 < (loaded(source).splits["train"].image == 255).double().mean() < 0.1
+
+
+@pytest.mark.parametrize("kind", ["npz", "pt", "pair", "beside"])
+def test_labels(grey: np.ndarray, tmp_path: Path, kind: str) -> None:
+    label, settings = np.arange(60) % 3 + 7, {}
+    if kind == "npz":
+        np.savez(tmp_path / "x.npz", images=grey, labels=label[:, None])
+    elif kind == "beside":
+        np.savez(tmp_path / "x.npz", grey)
+        np.save(tmp_path / "y.npy", label)
+        settings = {"labels": "y.npy"}
+    else:
+        pair = torch.from_numpy(grey), torch.from_numpy(label)
+        torch.save(pair if kind == "pair" else dict(zip(("x", "y"), pair, strict=True)), tmp_path / "x.pt")
+    file = "x.npz" if kind in ("npz", "beside") else "x.pt"
+    data = loaded(Arrays(file, **settings), root=str(tmp_path))
+    assert data.spec.classes == ("7", "8", "9")
+    known = {row.tobytes(): int(it) for row, it in zip(grey, label, strict=True)}
+    for part in data.splits.values():
+        for image, number in zip(part.image.numpy(), part.label.tolist(), strict=True):
+            assert known[image[0].tobytes()] == number + 7
+
+
+@pytest.mark.parametrize("form", ["x_{}", "{}_images"])
+def test_splits_of_a_file(grey: np.ndarray, tmp_path: Path, form: str) -> None:
+    parts = dict(zip(("train", "val", "test"), np.split(grey, [40, 50]), strict=True))
+    np.savez(tmp_path / "x.npz", **{form.format(name): it for name, it in parts.items()})
+    data = loaded(Arrays(str(tmp_path / "x.npz")))
+    for name, part in parts.items():
+        assert np.array_equal(data.splits[name].image[:, 0].numpy(), part)
+
+
+@pytest.mark.parametrize(
+    ("array", "said"),
+    [
+        (np.zeros((9, 3, 5, 3), np.uint8), "NHWC and NCHW: say which, --data.source.axes"),
+        (np.zeros((9, 5, 5, 2), np.uint8), r"C being 1, 3 or 4, got the shape \(9, 5, 5, 2\)"),
+        (np.zeros((9, 5), np.uint8), r"got the shape \(9, 5\)"),
+        (np.zeros((0, 5, 5), np.uint8), r"got the shape \(0, 5, 5\)"),
+        (np.zeros((9, 5, 5), complex), "expected numbers, got complex128"),
+        (np.arange(225).reshape(9, 5, 5) - 7, "got values from -7 to 217"),
+        (np.array([{}] * 9), "expected arrays of numbers, got something else"),
+    ],
+)
+def test_what_is_no_array_of_images(array: np.ndarray, said: str, tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", array, allow_pickle=True)
+    with pytest.raises(ValueError, match=said):
+        loaded(Arrays(str(tmp_path / "x.npy")))
+
+
+def test_files_that_are_none(grey: np.ndarray, tmp_path: Path) -> None:
+    (tmp_path / "x.txt").write_text("1 2 3")
+    (tmp_path / "x.npy").write_text("1 2 3")
+    np.savez(tmp_path / "two.npz", a=grey, b=grey)
+    np.savez(tmp_path / "short.npz", x=grey, y=np.arange(5))
+    for name, said in (
+        ("x.txt", "expected a .npy, .npz or .pt file, got .txt"),
+        ("x.npy", "expected arrays of numbers"),
+        ("two.npz", "expected an array images or image or x"),
+        ("short.npz", "as many train labels as images, 60, got 5"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            loaded(Arrays(str(tmp_path / name)))
+    with pytest.raises(FileNotFoundError, match=r"nowhere.npy.*--data.root"):
+        loaded(Arrays("nowhere.npy"))

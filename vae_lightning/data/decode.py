@@ -1,0 +1,169 @@
+"""A picture's file as integers, the same way wherever one is read: in training, and by commands that take files."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from vae_lightning.core import Shape
+from vae_lightning.data.levels import Window, advice, tensor_of, to_levels
+from vae_lightning.data.native import (
+    DICOM,
+    MODES,
+    UNREADABLE,
+    DeepError,
+    RefusedError,
+    Seen,
+    composed,
+    is_deep,
+    read_native,
+)
+from vae_lightning.data.say import say
+
+
+class Decoded(NamedTuple):
+    """A picture (C, H, W), uint8 or uint16, and what it was."""
+
+    pixels: Tensor
+    seen: Seen = Seen(0)
+
+
+ORIENTATION = 0x0112
+"""The tag by which a camera says how to turn a picture; from 5 on by a quarter."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How a picture becomes integers.
+
+    Args:
+        channels: 1 for grey, 3 for RGB, 4 for RGBA.
+        size: (height, width); None takes a picture as it is.
+        crop: cover `size` and cut the centre out, or stretch.
+        background: grey level, 0 to 255, below what is transparent; None leaves transparency out.
+        window: ends of the range that becomes 0..levels-1; see `to_levels`.
+        levels: how many, where pictures have more or fewer than 256.
+    """
+
+    channels: int = 3
+    size: tuple[int, int] | None = None
+    crop: bool = True
+    background: int | None = 255
+    window: Window | None = None
+    levels: int | None = None
+
+    @property
+    def by_value(self) -> bool:
+        """Whether values are read in their own unit, and not as 8 bits."""
+        return self.window is not None or self.levels is not None
+
+    def read(self, file: Path, shape: Shape) -> Decoded:
+        """The picture of a file.
+
+        Args:
+            file: in any format that Pillow reads, 16-bit PNG by torchvision, 16-bit colour TIFF by tifffile, DICOM by
+                pydicom.
+            shape: (C, H, W) that it is to have.
+
+        Raises:
+            ValueError, OSError, SyntaxError: not to be read (`UNREADABLE`).
+            RefusedError: of another size, where none is asked for.
+            DeepError: deeper than 8 bits, where nothing says what that is to mean.
+        """
+        if self.by_value:
+            found = read_native(file, self.channels, self.background)
+            values = self._sized(file, found.values, shape)
+            try:
+                levels = to_levels(values, self.levels, self.window)
+            except ValueError as error:
+                raise RefusedError(f"{file}: {error}.") from None
+            return Decoded(tensor_of(levels.transpose(2, 0, 1)), found.seen)
+        if file.suffix.lower() in DICOM:
+            raise deep([file])
+        with Image.open(file) as opened:
+            if is_deep(opened):
+                raise deep([file])
+            picture, seen = composed(opened, self.background)
+            picture = picture.convert(MODES[self.channels])
+        _, height, width = shape
+        if (picture.height, picture.width) != (height, width):
+            self._require_size(file, picture.height, picture.width, shape)
+            picture = ImageOps.fit(picture, (width, height)) if self.crop else picture.resize((width, height))
+        pixels = np.asarray(picture).reshape(height, width, self.channels)
+        return Decoded(tensor_of(pixels.copy().transpose(2, 0, 1)), seen)
+
+    def _require_size(self, file: Path, height: int, width: int, shape: Shape) -> None:
+        if self.size is None:
+            raise RefusedError(
+                f"{file} is {height}x{width}, while the first image is {shape[1]}x{shape[2]}: bring them to one size "
+                f"with --data.source.size [{shape[1]},{shape[2]}]."
+            )
+
+    def _sized(self, file: Path, values: np.ndarray, shape: Shape) -> np.ndarray:
+        """(H, W, C) values of the size, integers as integers."""
+        _, height, width = shape
+        if values.shape[:2] == (height, width):
+            return values
+        self._require_size(file, values.shape[0], values.shape[1], shape)
+        planes = [Image.fromarray(values[..., i].astype(np.float32)) for i in range(values.shape[2])]
+        resized = [ImageOps.fit(it, (width, height)) if self.crop else it.resize((width, height)) for it in planes]
+        found = np.stack([np.asarray(it) for it in resized], -1).clip(values.min(), values.max())  # without overshoot
+        return found if values.dtype.kind == "f" else np.rint(found).astype(np.int64)
+
+
+def picture_size(file: Path) -> tuple[int, int]:
+    """(height, width) of the upright picture."""
+    if file.suffix.lower() in DICOM:
+        height, width, _ = read_native(file, 1, None).values.shape
+        return height, width
+    with Image.open(file) as opened:
+        turned = opened.getexif().get(ORIENTATION, 1) >= 5
+        return (opened.width, opened.height) if turned else (opened.height, opened.width)
+
+
+def deep(files: list[Path]) -> DeepError:
+    """What to say of pictures that are deeper than 8 bits, by the range of some of them; other files are left out."""
+    found = []
+    for file in files:
+        with suppress(*UNREADABLE):
+            found.append(read_native(file, 3, None).values)
+    low, high = min(float(it.min()) for it in found), max(float(it.max()) for it in found)
+    real = found[0].dtype.kind == "f"
+    kind = "real numbers" if real else "more than 8 bits a value"
+    of = f" in {len(found)} pictures" if len(found) > 1 else ""
+    said = f"{files[0]}: expected 8 bits a value, got {kind}, from {low:g} to {high:g}{of}: {advice(low, high, real)}."
+    return DeepError(said)
+
+
+def tell_seen(reading: Reading, folder: Path, files: list[str], seen: np.ndarray) -> None:
+    """Says what pictures were that their pixels no longer show.
+
+    Raises:
+        ValueError: pictures of 8 bits and deeper ones, whose values are in different units.
+    """
+    where = {flag: np.flatnonzero(seen & flag) for flag in Seen}
+    if reading.by_value and len(where[Seen.DEEP]) and len(where[Seen.EIGHT_BITS]):
+        one, other = (files[where[flag][0]] for flag in (Seen.DEEP, Seen.EIGHT_BITS))
+        raise ValueError(
+            f"{folder}: expected pictures of one depth, got {one}, which is deeper than 8 bits, and {other}, which "
+            "is not: their values mean different things under one window; keep them in folders of their own."
+        )
+    if len(rows := where[Seen.TRANSPARENT]) and reading.channels < 4:
+        ground = (
+            "their transparency is left out" if reading.background is None else f"laid on grey {reading.background}"
+        )
+        say(
+            f"{len(rows)} of {len(files)} pictures are transparent, such as {files[rows[0]]}: {ground} "
+            "(--data.source.background)."
+        )
+    if len(rows := where[Seen.FRAMES]):
+        say(
+            f"{len(rows)} of {len(files)} files hold several pictures (frames or pages), such as {files[rows[0]]}: "
+            "the first of each is taken; save the others as files of their own to have them, too."
+        )
