@@ -33,7 +33,7 @@ def in_processes(folder: Path, *command: str) -> None:
     """The command line in processes of its own, of one thread each."""
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
     words = [sys.executable, "-m", "vae_lightning", *command]
-    subprocess.run(words, cwd=folder, env=environment, check=True, timeout=300)
+    subprocess.run(words, cwd=folder, env=environment, check=True, timeout=900)
 
 
 def test_two_processes_equal_one(cli: Callable, tmp_path: Path) -> None:

@@ -124,7 +124,8 @@ def _split(split: str, spec: Spec, checkpoint: Path, needs: tuple[str, ...]) -> 
 def split_files(data: ImageData, split: str) -> tuple[Path, ...]:
     """The image files of a split, in its order; none where its source has no such files, or where one of them is of
     another size than the split's images, so that these are no copies of it."""
-    names, folder = data.splits[split].names, getattr(data.source, "path", None)
+    names = data.splits[split].names
+    folder = getattr(getattr(data.source, "folder", data.source), "path", None)  # of captioned pictures, their folder's
     if names is None or folder is None:
         return ()
     files = tuple(Path(folder) / name for name in names)
