@@ -72,7 +72,7 @@ def scores(
         for name, value in values.items():
             found.setdefault(name, []).append(value.cpu())
     all_scores = {name: torch.cat(parts) for name, parts in found.items()}
-    if discrete and "log_prob" in all_scores:
+    if discrete and "log_prob" in all_scores and levels <= 256:
         all_scores["complexity"] = complexity(images, levels)
         all_scores["ratio"] = likelihood_ratio(-all_scores["log_prob"], all_scores["complexity"])
     return all_scores
