@@ -139,7 +139,7 @@ def detect(
     if score is not None and score not in SCORES:
         raise ValueError(f"--score: expected one of {', '.join(SCORES)}, got {score!r}.")
     model, levels = trained.latent_model, trained.spec.levels
-    ours = look(model, normal, levels, num_samples, trained.device, p_y)
+    ours = look(model, normal, levels, num_samples, trained.device, p_y, keep=False)
     score = score or (DEFAULT if "elbo" in ours.scores else WITHOUT_RATE)
     if score not in ours.scores:
         raise ValueError(f"--score: expected one of {', '.join(ours.scores)}, got {score}, which this model has not.")

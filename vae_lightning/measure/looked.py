@@ -18,6 +18,9 @@ from vae_lightning.metrics.anomaly import complexity, likelihood_ratio
 from vae_lightning.metrics.classifier import of_class
 from vae_lightning.metrics.estimators.tiles import tile_size
 
+SAMPLED = 2**24
+"""Values of maps that are kept where maps are not."""
+
 
 class Score(NamedTuple):
     """What a score is, for people, and its unit."""
@@ -47,7 +50,7 @@ class Looked:
         of a density its logarithm in the same unit, no length of a code.
     error: map of the squared error of the reconstruction at the posterior's mean, images in [0, 1], summed over a
         pixel's channels, (N, H, W).
-    reconstruction: (N, C, H, W), in levels.
+    reconstruction: (N, C, H, W), integers 0..levels-1.
     is_discrete: whether the likelihood is a probability of levels.
     """
 
@@ -56,6 +59,11 @@ class Looked:
     error: Tensor
     reconstruction: Tensor
     is_discrete: bool
+
+    def sampled(self, step: int) -> Looked:
+        """Without maps and reconstructions, but for every `step`-th value of the maps."""
+        maps = (self.bits.flatten()[::step], self.error.flatten()[::step])
+        return Looked(self.scores, *maps, self.reconstruction[:0], self.is_discrete)
 
 
 def peak(maps: Tensor) -> Tensor:
@@ -69,7 +77,13 @@ def peak(maps: Tensor) -> Tensor:
 
 @torch.no_grad()
 def look(
-    model: LatentModel, images: Images, levels: int, num_samples: int, device: torch.device, p_y: Tensor | None = None
+    model: LatentModel,
+    images: Images,
+    levels: int,
+    num_samples: int,
+    device: torch.device,
+    p_y: Tensor | None = None,
+    keep: bool = True,
 ) -> Looked:
     """Scores and maps of images.
 
@@ -81,26 +95,28 @@ def look(
         device: where the model is.
         p_y: the classes' frequencies, (C,), for a model that needs labels: where images have none the classes are
             summed out, each with its probability given the image by the ELBO.
+        keep: keep maps and reconstructions; false keeps of the maps some values alone, evenly over all, (M,).
     """
-    labelled = "label" not in model.needs or images.label is not None
+    summed_out = p_y if "label" in model.needs and images.label is None else None
+    step = max(1, len(images) * math.prod(images.stored.shape[-2:]) // SAMPLED)
     parts: list[Looked] = []
     for batch in images.batches(images.at_most(200, CHUNK_VALUES // 16)):
         given = {name: value.to(device) for name, value in batch.items() if name in ("image", *model.needs)}
-        if labelled or p_y is None:
-            parts.append(_look(model, given, levels, num_samples))
+        if summed_out is None:
+            part = _look(model, given, levels, num_samples)
         else:
-            parts.append(
-                _summed_out([_look(model, of_class(given, y), levels, num_samples) for y in range(len(p_y))], p_y)
-            )
-    scores = {name: torch.cat([part.scores[name] for part in parts]) for name in parts[0].scores}
-    maps, errors = torch.cat([part.bits for part in parts]), torch.cat([part.error for part in parts])
-    scores |= {"bits_peak": peak(maps).double(), "error_peak": peak(errors).double()}
-    is_discrete = parts[0].is_discrete
-    if is_discrete and "nll" in scores and levels <= 256:
-        costs = torch.cat([complexity(chunk, levels) for chunk in images.chunks()])
-        scores["ratio"] = likelihood_ratio(-scores["nll"], costs)
-    ordered = {name: scores[name] for name in SCORES if name in scores}
-    return Looked(ordered, maps, errors, torch.cat([part.reconstruction for part in parts]), is_discrete)
+            each = [_look(model, of_class(given, y), levels, num_samples) for y in range(len(summed_out))]
+            part = _summed_out(each, summed_out)
+        if part.is_discrete and "nll" in part.scores and levels <= 256:
+            costs = complexity(batch["image"], levels)
+            part.scores["ratio"] = likelihood_ratio(-part.scores["nll"], costs)
+        part.scores.update(bits_peak=peak(part.bits).double(), error_peak=peak(part.error).double())
+        parts.append(part if keep else part.sampled(step))
+    scores = {name: torch.cat([it.scores[name] for it in parts]) for name in SCORES if name in parts[0].scores}
+    maps, errors, back = (
+        torch.cat([getattr(it, name) for it in parts]) for name in ("bits", "error", "reconstruction")
+    )
+    return Looked(scores, maps, errors, back, parts[0].is_discrete)
 
 
 def _look(model: LatentModel, given: Batch, levels: int, num_samples: int) -> Looked:
@@ -130,7 +146,8 @@ def _look(model: LatentModel, given: Batch, levels: int, num_samples: int) -> Lo
         scores |= {"rate": kl.double(), "elbo": kl.double() + scores["reconstruction"]}
         scores["nll"] = math.log(done) - weight
     scores = {name: value.cpu() for name, value in scores.items()}
-    return Looked(scores, bits(of_each.sum(1)).cpu(), error.cpu(), mean.cpu(), is_discrete)
+    back = mean.round().clamp(0, levels - 1).to(torch.uint8 if levels <= 256 else torch.int32)
+    return Looked(scores, bits(of_each.sum(1)).cpu(), error.cpu(), back.cpu(), is_discrete)
 
 
 def _summed_out(each: list[Looked], p_y: Tensor) -> Looked:
@@ -149,4 +166,5 @@ def _summed_out(each: list[Looked], p_y: Tensor) -> Looked:
         values = torch.stack([getattr(part, name) for part in each])
         return (q_y.view(*q_y.shape, *[1] * (values.dim() - 2)) * values).sum(0).float()
 
-    return Looked(scores, mean("bits"), mean("error"), mean("reconstruction"), each[0].is_discrete)
+    back = mean("reconstruction").round().to(each[0].reconstruction.dtype)
+    return Looked(scores, mean("bits"), mean("error"), back, each[0].is_discrete)

@@ -121,7 +121,7 @@ def write_page(
     for name in images[0].scores:
         order = ' aria-sort="descending"' if name == by else ""
         head += f'<th scope="col" class="number"{order}><button>{escape(labels[name])}</button></th>'
-    head += '<th scope="col">image, reconstruction, bits, squared error</th>'
+    head += f'<th scope="col">image, reconstruction, bits, squared error{", mask" if kinds else ""}</th>'
     table = scrolling("Images", f"<tr>{head}</tr>", rows, kind="results sortable")
     body = f"{STYLE}{paragraphs(sentences)}{areas}{table}"
     write_atomically(path, document(title, "detect", body, SORT).encode(errors="replace"))
