@@ -89,7 +89,6 @@ def principal_start(image: Tensor, levels: int, size: int) -> Start:
             code = gain * code + (noise * gain).sqrt() * torch.randn_like(code)
             recovered = code @ torch.cat([whole, blocks], 1).T
     residual = (told - recovered).unflatten(1, shape)
-    residual = (x - recovered).unflatten(1, shape)
     covariance = torch.einsum("njhw,nchw->jc", residual, residual) / residual[:, 0].numel()
     link = x.new_zeros(shape[0] - 1, shape[0])
     for c in range(1, shape[0]):
@@ -168,7 +167,8 @@ class PrincipalPosterior(Conditional):
 
     def forward(self, context: Tensor) -> Distribution:
         features = self.net(context)
-        linear = (context.flatten(-3) - self.mean) @ self.directions
+        with torch.autocast(context.device.type, enabled=False):  # half precision is coarser than the posterior
+            linear = (at_least_float32(context).flatten(-3) - self.mean) @ self.directions
         mu, raw = at_least_float32(self.mu(features) + linear), at_least_float32(self.log_scale(features))
         scale = bounded_log_scale(raw + self.log_scale_at_first).exp()
         return Independent(Normal(mu, scale, validate_args=False), 1, validate_args=False)
@@ -221,7 +221,8 @@ class PrincipalLogisticLikelihood(Likelihood):
 
     def forward(self, context: Tensor) -> Distribution:
         loc, raw_scale, weight = self.params(context).split((1, 1, self.head.num_params - 2), -4)
-        linear = F.linear(context, self.directions.T).unflatten(-1, self.mean.shape) + self.mean
+        with torch.autocast(context.device.type, enabled=False):
+            linear = (at_least_float32(context) @ self.directions).unflatten(-1, self.mean.shape) + self.mean
         raw_scale = raw_scale.squeeze(-4) + self.scale_at_first
         density = logistic_of_levels(linear + loc.squeeze(-4), raw_scale, self.levels)
         return LinkedChannels(density.loc, density.scale, weight + self.link[..., None, None], self.levels, self.edges)

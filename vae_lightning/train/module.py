@@ -27,7 +27,8 @@ from vae_lightning.train.process import require_compiler
 from vae_lightning.train.resume import end_epochs, follow_moved_run, resettle, restore_noise, state_of_noise
 from vae_lightning.train.share import Share
 
-INIT_IMAGES = 10_000
+INIT_IMAGES, INIT_VALUES = 10_000, 2**27
+"""Training images that a model is begun from, and their values, at most: half a GiB."""
 
 
 class Experiment(ClipsFused, AveragedSteps):
@@ -112,7 +113,7 @@ class Experiment(ClipsFused, AveragedSteps):
             return
         data.check_matches(self.spec, self.latent_model.needs)
         split = data.splits["train" if stage == "fit" else "val" if stage == "validate" else "test"]
-        count = INIT_IMAGES if stage == "fit" else 2
+        count = split.at_most(INIT_IMAGES, INIT_VALUES) if stage == "fit" else 2
         some = split.batch(torch.arange(0, len(split), max(1, len(split) // count)))
         batch = {name: value.to(self.device) for name, value in data.on_after_batch_transfer(some, 0).items()}
         if stage == "fit":
