@@ -29,7 +29,10 @@ MOST_VALUES = 2**26
 HELD_OUT = 4
 """One image in so many tells the variances along the components of the others, and what these leave: of the images that
 gave them, the one is far too large, and the other far too small. Both are then taken for all images' components."""
-WHOLE, ALL = 0.5, 0.75
+IMAGES = 10
+"""Images for each component of whole images, at least: of fewer, components tell these images so well that training on
+them makes the scales too narrow for any others. Blocks are many in every image."""
+WHOLE, ALL = 0.25, 0.75
 """Components of whole images, as a share of the latents at most; and all of them, of an image's values at most."""
 BLOCK = 8
 """Side of the blocks whose components tell what those of whole images leave: every image shows many blocks."""
@@ -75,7 +78,7 @@ def principal_start(image: Tensor, levels: int, size: int) -> Start:
     held_out, values = torch.arange(len(x), device=x.device) % HELD_OUT == HELD_OUT - 1, x.shape[1]
     some, told = (x[~held_out], x[held_out]) if held_out.sum() > 1 else (x, x)
     rounding = 1 / 12 / (levels - 1) ** 2
-    sizes = min(int(WHOLE * size), len(some) // 2, values // 2), min(size, int(ALL * values))
+    sizes = min(int(WHOLE * size), len(x) // IMAGES, values // 4), min(size, int(ALL * values))
     with seeded(0, x.device):
         whole, blocks = _components(some, shape, *sizes)
         found = torch.cat(_components(x, shape, *sizes), 1) if len(told) < len(x) else torch.cat([whole, blocks], 1)
