@@ -10,6 +10,7 @@ number of minutes is the training's, on whatever this machine is; the processor'
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import resource
 import subprocess
@@ -75,11 +76,14 @@ def from_mnist() -> Iterator[Image.Image]:
 
 def members(archive: Path, suffix: str) -> Iterator[tuple[str, Image.Image]]:
     """Names and pictures of an archive's files that end in `suffix`, in the order of their names."""
-    with tarfile.open(archive) as opened:
-        for member in sorted(opened.getmembers(), key=lambda member: member.name):
+    with tarfile.open(archive) as opened:  # in its own order: going back in a compressed file begins it anew
+        files = dict[str, bytes]()
+        for member in opened:
             if member.isfile() and member.name.endswith(suffix):
-                with Image.open(opened.extractfile(member)) as picture:  # type: ignore[arg-type]
-                    yield member.name, picture.copy()
+                files[member.name] = opened.extractfile(member).read()  # type: ignore[union-attr]
+    for name in sorted(files):
+        with Image.open(io.BytesIO(files[name])) as picture:
+            yield name, picture.copy()
 
 
 def one_class(archive: Path) -> Iterator[Image.Image]:

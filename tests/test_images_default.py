@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from vae_lightning.metrics import independent_pixels_nll
 from vae_lightning.models import VAE
 from vae_lightning.nets import ConvDecoder, ConvEncoder
 from vae_lightning.nets.conv import grown
+from vae_lightning.train.pictures import Reconstructions
 
 
 def blobs(count: int, shape: tuple[int, int, int] = (3, 12, 9)) -> Tensor:
@@ -159,3 +161,18 @@ def test_at_most_so_many_validation_images() -> None:
     assert len(data(val_most=4).splits["val"]) == 4
     assert len(data(val_most=4).splits["train"]) == 86
     assert len(data(val_most=400).splits["val"]) == 10
+
+
+@pytest.mark.parametrize(("begun", "drawn"), [(0, 10), (17, 6)])
+def test_pictures_come_at_ten_moments_of_a_training(begun: int, drawn: int) -> None:
+    """However many epochs there are, and where a stopped training goes on, too."""
+    limits = {"callbacks": [], "max_epochs": 40, "max_steps": -1, "num_training_batches": 5, "world_size": 1}
+    trainer: Any = SimpleNamespace(**limits, accumulate_grad_batches=1, current_epoch=begun)
+    picture, due = Reconstructions(), 0
+    picture.on_train_start(trainer, None)  # type: ignore[arg-type]
+    for trainer.current_epoch in range(begun, 40):
+        due += picture._is_due(trainer)
+    assert due == drawn
+    other = Reconstructions(every_n_epochs=5)
+    other.on_train_start(trainer, None)  # type: ignore[arg-type]
+    assert sum(other._is_due(trainer) for trainer.current_epoch in range(40)) == 8

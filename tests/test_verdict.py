@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 
 from tests.test_experiment import DIGITS, SHORT
+from vae_lightning.doctor.cost import budget
 from vae_lightning.metrics import gaussian_rate_distortion, held_out_rate_distortion
 from vae_lightning.report.results import Results
 from vae_lightning.report.verdict import Facts, judge
@@ -85,13 +88,20 @@ def test_fit_ends_and_everything_else_begins_with_a_verdict(cli: Callable) -> No
     for first, command in (("Likelihood", "test --ckpt_path"), ("report:", "report"), ("ok  ", "doctor --ckpt_path")):
         said = cli(*command.split(), "runs/digits/1").out
         assert "--ckpt_path runs/digits/1 --trainer.max_epochs 8" in said[: said.index(first)], said
-    assert "steps, and some 2000 are the least" in said  # doctor's finding on the budget
     results = Results.read(Path("runs/digits/1"))
     assert results.sections[0].title == "Verdict"
     assert results.rows["rate_distortion_limit"].mean > 0
     page = Path("runs/digits/1/report.html").read_text()
     assert page.count("<h2>Verdict</h2>") == 1
     assert page.index("<h2>Verdict</h2>") < page.index("Likelihood")
+
+
+@pytest.mark.parametrize(("steps", "ok"), [(60, False), (20_000, True), (None, None)])
+def test_doctor_finds_a_budget_that_cannot_be_enough(steps: int | None, ok: bool | None) -> None:
+    case: Any = SimpleNamespace(steps=steps, epoch_steps=12, max_steps=-1)
+    found = list(budget(case))
+    assert [finding.ok for finding in found] == ([] if ok is None else [ok])
+    assert ok is not False or "--trainer.max_epochs 167" in found[0].remedy
 
 
 def test_a_finite_explosion_ends_fit_with_an_error(cli: Callable) -> None:

@@ -24,8 +24,8 @@ PICTURES = (".png",)
 class CommandTrainer(ScoringTrainer):
     """Lightning's Trainer with `doctor`, `sample` and `reconstruct`, and the commands of `ScoringTrainer`."""
 
-    def doctor(self, model: Experiment, datamodule: ImageData) -> None:
-        """Looks a configuration and its data over before training; status 1 where something wants a look."""
+    def doctor(self, model: Experiment, datamodule: ImageData, ckpt_path: str | None = None) -> None:
+        """Looks a configuration (or a run, by its checkpoint) and its data over; status 1 where there is something."""
         from vae_lightning.doctor.examine import examine, table
 
         model = model.to(self.strategy.root_device)

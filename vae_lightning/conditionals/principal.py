@@ -29,7 +29,10 @@ MOST_VALUES = 2**26
 HELD_OUT = 4
 """One image in so many tells the variances along the components of the others, and what these leave: of the images that
 gave them, the one is far too large, and the other far too small. Both are then taken for all images' components."""
-WHOLE, ALL = 0.5, 0.75
+IMAGES = 10
+"""Images for each component of whole images, at least: of fewer, components tell these images so well that training on
+them makes the scales too narrow for any others. Blocks are many in every image."""
+WHOLE, ALL = 0.25, 0.75
 """Components of whole images, as a share of the latents at most; and all of them, of an image's values at most."""
 BLOCK = 8
 """Side of the blocks whose components tell what those of whole images leave: every image shows many blocks."""
@@ -75,7 +78,7 @@ def principal_start(image: Tensor, levels: int, size: int) -> Start:
     held_out, values = torch.arange(len(x), device=x.device) % HELD_OUT == HELD_OUT - 1, x.shape[1]
     some, told = (x[~held_out], x[held_out]) if held_out.sum() > 1 else (x, x)
     rounding = 1 / 12 / (levels - 1) ** 2
-    sizes = min(int(WHOLE * size), len(some) // 2, values // 2), min(size, int(ALL * values))
+    sizes = min(int(WHOLE * size), len(x) // IMAGES, values // 4), min(size, int(ALL * values))
     with seeded(0, x.device):
         whole, blocks = _components(some, shape, *sizes)
         found = torch.cat(_components(x, shape, *sizes), 1) if len(told) < len(x) else torch.cat([whole, blocks], 1)
@@ -89,7 +92,6 @@ def principal_start(image: Tensor, levels: int, size: int) -> Start:
             code = gain * code + (noise * gain).sqrt() * torch.randn_like(code)
             recovered = code @ torch.cat([whole, blocks], 1).T
     residual = (told - recovered).unflatten(1, shape)
-    residual = (x - recovered).unflatten(1, shape)
     covariance = torch.einsum("njhw,nchw->jc", residual, residual) / residual[:, 0].numel()
     link = x.new_zeros(shape[0] - 1, shape[0])
     for c in range(1, shape[0]):
@@ -168,7 +170,8 @@ class PrincipalPosterior(Conditional):
 
     def forward(self, context: Tensor) -> Distribution:
         features = self.net(context)
-        linear = (context.flatten(-3) - self.mean) @ self.directions
+        with torch.autocast(context.device.type, enabled=False):  # half precision is coarser than the posterior
+            linear = (at_least_float32(context).flatten(-3) - self.mean) @ self.directions
         mu, raw = at_least_float32(self.mu(features) + linear), at_least_float32(self.log_scale(features))
         scale = bounded_log_scale(raw + self.log_scale_at_first).exp()
         return Independent(Normal(mu, scale, validate_args=False), 1, validate_args=False)
@@ -221,7 +224,8 @@ class PrincipalLogisticLikelihood(Likelihood):
 
     def forward(self, context: Tensor) -> Distribution:
         loc, raw_scale, weight = self.params(context).split((1, 1, self.head.num_params - 2), -4)
-        linear = F.linear(context, self.directions.T).unflatten(-1, self.mean.shape) + self.mean
+        with torch.autocast(context.device.type, enabled=False):
+            linear = (at_least_float32(context) @ self.directions).unflatten(-1, self.mean.shape) + self.mean
         raw_scale = raw_scale.squeeze(-4) + self.scale_at_first
         density = logistic_of_levels(linear + loc.squeeze(-4), raw_scale, self.levels)
         return LinkedChannels(density.loc, density.scale, weight + self.link[..., None, None], self.levels, self.edges)

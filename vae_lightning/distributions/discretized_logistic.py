@@ -34,7 +34,8 @@ def used_edges(image: Tensor, levels: int) -> Tensor:
         image: integers 0..levels-1, any shape.
         levels: how many.
     """
-    counts = torch.bincount(image.flatten().long(), minlength=levels).float().cpu()
+    parts = image.flatten().split(2**24)
+    counts = torch.stack([torch.bincount(part.long(), minlength=levels) for part in parts]).sum(0).float().cpu()
     around = (
         F.avg_pool1d(counts[None], WINDOW, 1, WINDOW // 2, count_include_pad=False)[0] if levels > WINDOW else counts
     )

@@ -62,7 +62,7 @@ def measure(experiment: Experiment, data: ImageData, folder: Path) -> Results:
         sections = [section if section.title == BESIDE else by_class(section) for section in sections]
     if evaluation.studies:  # by the first of several processes, while the others are done
         tested = ModelAndData(experiment.latent_model, data, experiment.device, folder)
-        sections += studies(tested)
+        sections += studies(tested, log_prob=evaluation.samples > 0)
         per_image |= tested.per_image
     return Results(
         run=str(folder),

@@ -40,11 +40,12 @@ LARGEST = 4096
 NATS = "nats/image"
 
 
-def studies(tested: ModelAndData) -> list[Section]:
-    """All sections that this model and these data admit."""
+def studies(tested: ModelAndData, log_prob: bool = True) -> list[Section]:
+    """All sections that this model and these data admit; without `log_prob` none that takes hours of large images to
+    estimate log p(x)."""
     sections, known = list[Section](), ask(tested)
     for study in STUDIES:
-        if study.admits(known):
+        if study.admits(known) and (log_prob or study.function not in (checks, losses)):
             section = section_of(study.function, tested, tested.device)
             sections.append(by_class(section) if known.conditional and study.function is checks else section)
     return [section for section in sections if section.rows or section.notes]

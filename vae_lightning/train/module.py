@@ -38,7 +38,8 @@ from vae_lightning.train.scheduled import Scheduled
 from vae_lightning.train.scheduler import Interval, TorchScheduler
 from vae_lightning.train.share import Share
 
-INIT_IMAGES = 10_000
+INIT_IMAGES, INIT_VALUES = 10_000, 2**27
+"""Training images that a model is begun from, and their values, at most: half a GiB."""
 SCHEDULE = ("optimizer", "lr_schedule", "lr_scheduler", "lr_interval")
 """Settings whose change a run that goes on is resettled for."""
 
@@ -125,7 +126,7 @@ class Experiment(ClipsFused, Scheduled, AveragedSteps):
             return
         data.check_matches(self.spec, self.latent_model.needs)
         split = data.splits["train" if stage == "fit" else "val" if stage == "validate" else "test"]
-        count = INIT_IMAGES if stage == "fit" else 2
+        count = split.at_most(INIT_IMAGES, INIT_VALUES) if stage == "fit" else 2
         some = split.batch(torch.arange(0, len(split), max(1, len(split) // count)))
         batch = {name: value.to(self.device) for name, value in data.on_after_batch_transfer(some, 0).items()}
         if stage == "fit":
