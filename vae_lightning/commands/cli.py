@@ -140,7 +140,7 @@ class CLI(LightningCLI):
         """Finds or makes the run's folder, and gives the loggers their place in it."""
         check_training(section, None if section.ckpt_path is None else self._read(Path(section.ckpt_path)))
         recorded = section.clone()
-        recorded.ckpt_path = None
+        recorded.pop("ckpt_path")  # which another command's parser need not have
         text = self._parser(self.subcommand).dump(recorded, skip_none=False)
         if write_records(plain := yaml.safe_load(text)):
             require_same_split(plain)

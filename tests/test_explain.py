@@ -1,0 +1,86 @@
+"""Errors of the parser: the one thing that the user meant, and what to do."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.test_bad_input import DIGITS, FAST, refused
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--trainer.logger=TensorBoardLogger"], ["TensorBoardLogger needs the setting save_dir", "logger.save_dir"]),
+        (
+            ["--model.lr_scheduler=ReduceLROnPlateau"],
+            ["got ReduceLROnPlateau, a name of 2", "--model.lr_scheduler torch.optim.lr_scheduler.ReduceLROnPlateau"],
+        ),
+        (["--data.source=vae_lightning.data.ImageData"], ["which is a DataModule", "ImageSource"]),
+        (["--data.source=ImageData"], ["which is a DataModule", "ImageSource"]),
+        (["--data.source=torchvision.datasets.MNIST"], ["a data set of torch's", "ImageSource"]),
+        (["--data.source.grey=true"], ["there is no setting 'grey' of Digits; it takes none"]),
+        (
+            ["--data.source=ImageFolder", "--data.source.path=x", "--data.source.chanels=3"],
+            ["(did you mean channels?); it takes channels, "],
+        ),
+        (["--model.optimizer=Adamm"], ["model.optimizer: expected the name of a class", "did you mean Adam?"]),
+        (["--trainer.callbacks+=EarlyStoping"], ["did you mean EarlyStopping?"]),
+        (["--trainer.callbacks+=EarlyStopping"], ["EarlyStopping needs the setting monitor"]),
+        (
+            ["--trainer.callbacks+=EarlyStopping", "--trainer.callbacks.monitor=loss", "--trainer.callbacks.mode=up"],
+            ["mode"],
+        ),
+        (
+            [
+                "--trainer.callbacks+=EarlyStopping",
+                "--trainer.callbacks.monitor=x",
+                "--trainer.callbacks.patience=many",
+            ],
+            ["trainer.callbacks.patience: expected a value for patience of EarlyStopping (int"],
+        ),
+        (["--model.lr_schedule=CosineAnnealingLR"], ["give it as --model.lr_scheduler, with --model.lr_schedule null"]),
+        (
+            ["--model.lr_schedule=torch.optim.lr_scheduler.CosineAnnealingLR"],
+            ["give it as --model.lr_scheduler, with --model.lr_schedule null"],
+        ),
+        (["--model.lr_scheduler=WarmupCosine"], ["give it as --model.lr_schedule, with --model.lr_scheduler null"]),
+        (["--model.lr_scheduler=StepLR"], ["StepLR needs the setting step_size", "--model.lr_scheduler.step_size"]),
+        (["--model.latent_model.encoder.net=nowhere.Net"], ["encoder.net:", "there is no module 'nowhere' here"]),
+        (["--data=Digits"], ["data: expected settings", "got 'Digits'"]),
+        (
+            ["--trainer.callbacks+=ModelCheckpoint", "--trainer.callbacks.save_top_k=2"],
+            ["--trainer.callbacks.monitor headline"],
+        ),
+    ],
+    ids=lambda value: " ".join(value)[:60] if isinstance(value, list) else None,
+)
+def test_one_sentence(cli: Callable, flags: list[str], words: list[str]) -> None:
+    result = cli("fit", "-c", DIGITS, *FAST, *flags)
+    refused(result, *words)
+    assert "Union" not in result.error
+    assert "Namespace" not in result.error
+    assert len(result.error.strip().splitlines()) == 1
+    assert not list(Path().glob("runs/*/*"))
+
+
+@pytest.mark.parametrize("logger", ["MLFlowLogger", "CometLogger"])
+def test_a_logger_whose_package_is_missing(cli: Callable, logger: str) -> None:
+    package = {"MLFlowLogger": "mlflow", "CometLogger": "comet_ml"}[logger]
+    if importlib.util.find_spec(package) is not None:
+        pytest.skip(f"{package} is here")
+    refused(cli("fit", "-c", DIGITS, *FAST, f"--trainer.logger={logger}"), f"{logger} needs a package", "pip install")
+
+
+def test_wandb_without_a_key(cli: Callable, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in ("WANDB_API_KEY", "WANDB_MODE"):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("HOME", "WANDB_CONFIG_DIR", "XDG_CONFIG_HOME"):
+        monkeypatch.setenv(name, str(tmp_path / "home"))
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    result = cli("fit", "-c", DIGITS, *FAST, "--trainer.logger=WandbLogger")
+    refused(result, "wandb login", "WANDB_MODE=offline")
+    assert not list(Path().glob("runs/*/*"))
