@@ -8,11 +8,11 @@ from typing import Any, Literal
 
 import torch
 from lightning.pytorch import LightningDataModule
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from vae_lightning.core import Spec, TextSpec
-from vae_lightning.data.augment import augmented
+from vae_lightning.data.augment import augmented, check_transforms, transformed
 from vae_lightning.data.batches import (
     Batches,
     InMemory,
@@ -54,6 +54,8 @@ class ImageData(LightningDataModule):
             once and for all in validation and test. The data then have 2 levels.
         horizontal_flip: mirrors half of the training images at random.
         shift: pixels up to which each training image is moved at random, both ways; what comes in repeats the edge.
+        augment: further changes of training images at random, such as torchvision.transforms.v2.RandomRotation, one
+            after the other, each image by itself (configs/augment/).
         download: fetch what is missing where torchvision knows how.
         columns: what batches hold beside the images, where it is there: label, text, and in validation and test caption
             (B, T), the one of `Captions.meanings`, meaning (B,), its number, held_out (B,); null for label and text.
@@ -73,6 +75,7 @@ class ImageData(LightningDataModule):
         dynamic_binarization: bool = False,
         horizontal_flip: bool = False,
         shift: int = 0,
+        augment: list[nn.Module] | None = None,
         download: bool = True,
         columns: list[Column] | None = None,
         bpe: int | None = None,
@@ -94,6 +97,7 @@ class ImageData(LightningDataModule):
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
         self.val_size, self.split_seed, self.shift = val_size, split_seed, shift
         self.dynamic_binarization, self.horizontal_flip, self.download = dynamic_binarization, horizontal_flip, download
+        self.augment = augment or []
         self.columns, self.bpe, self.text = None if columns is None else tuple(columns), bpe, text
         self.seed, self.splits = torch.initial_seed(), dict[str, Images]()
         self._val_index: Tensor | None = None
@@ -118,6 +122,11 @@ class ImageData(LightningDataModule):
             self.setup()
         classes = self.source.classes if self._has("label") else None
         return Spec(tuple(self.image_shape), self.levels, classes, self.text if self._has("text") else None)
+
+    @property
+    def is_augmented(self) -> bool:
+        """Whether training images change from visit to visit."""
+        return bool(self.horizontal_flip or self.shift or self.augment or self.dynamic_binarization)
 
     def _has(self, column: Column) -> bool:
         """Whether batches hold labels, or text."""
@@ -145,6 +154,8 @@ class ImageData(LightningDataModule):
                 f"data.batch_size: expected at most the {len(train)} training images, got {self.batch_size}: choose a "
                 "smaller --data.batch_size."
             )
+        if self.augment:
+            check_transforms(train.some(2).image, self.augment)
         self.copies = look_for_copies({"train": train, "val": val, "test": loaded.test})
         if train.captions is not None and self.text is None and self._has("text"):
             self.text = train_tokens(train.captions.said(), self.bpe)
@@ -178,6 +189,7 @@ class ImageData(LightningDataModule):
     def on_after_batch_transfer(self, batch: dict[str, Tensor], dataloader_idx: int) -> dict[str, Tensor]:
         image = batch["image"]
         if self.trainer is not None and self.trainer.training:
+            image = transformed(image, self.augment) if self.augment else image
             image = augmented(image, self.horizontal_flip, self.shift)
             if self.dynamic_binarization:
                 image = binarize(image, self.source.levels)
