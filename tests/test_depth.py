@@ -73,12 +73,14 @@ def test_deep_pictures_are_refused_or_read_as_stated(tmp_path: Path, kind: str) 
         loaded(folder)
     with pytest.raises(ValueError, match="expected 8 bits a value"):
         loaded(folder, skip_unreadable=True)
+    rounding = 1 if kind == "float" else 0  # float32 may fall on the other side of a half
     expected = np.rint(values / 4080 * 255)
     for cache in (True, False, True):
         data = loaded(folder, window=(0.0, top), cache=cache)
         assert data.levels == 256
-        assert np.array_equal(in_order(data), expected)
-    assert np.array_equal(in_order(loaded(folder, window=(0.0, top / 2))), np.rint((values / 2040).clip(0, 1) * 255))
+        assert np.abs(in_order(data) - expected).max() <= rounding
+    half = in_order(loaded(folder, window=(0.0, top / 2)))
+    assert np.abs(half - np.rint((values / 2040).clip(0, 1) * 255)).max() <= rounding
     grey = loaded(folder, window=(0.0, top), channels=1)
     luma = (values * [0.299, 0.587, 0.114]).sum(-1) / 4080 * 255
     assert np.abs(in_order(grey)[..., 0] - luma).max() <= 0.6
