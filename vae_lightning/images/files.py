@@ -130,6 +130,15 @@ def read_file(file: Path, image_shape: Shape, reading: Reading | None = None) ->
     return Decoded(torch.from_numpy(pixels.copy()).permute(2, 0, 1).contiguous(), seen)
 
 
+def has_size(file: Path, image_shape: Shape) -> bool:
+    """Whether a file's picture is as large as the images are, upright or on its side (EXIF), by its header alone."""
+    try:
+        with Image.open(file) as opened:
+            return sorted(opened.size) == sorted(image_shape[1:])
+    except UNREADABLE:
+        return False
+
+
 def _size(its_height: int, its_width: int, height: int, width: int) -> str:
     return (
         f"expected {height}x{width} pixels, as the model was built for, got {its_height}x{its_width}: bring "
