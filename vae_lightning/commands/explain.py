@@ -21,6 +21,15 @@ def _settings(class_path: str) -> list[str]:
         return []
 
 
+def _about(word: str, class_path: str, settings: list[str]) -> list[str]:
+    """The settings whose documentation speaks of a word: channels, "1 for grey", of grey."""
+    text = inspect.getdoc(pydoc.locate(class_path)) or ""
+    said = {name: re.search(rf"^ +{name}: (.*(?:\n {{8,}}.*)*)", text, re.MULTILINE) for name in settings}
+    return [
+        name for name, found in said.items() if found and re.search(rf"\b{re.escape(word)}\b", found[1], re.IGNORECASE)
+    ]
+
+
 def _whose(error: BaseException | None) -> re.Match[str] | None:
     """The class whose setting was not accepted, as one of the errors behind this one names it."""
     while error is not None:
@@ -44,8 +53,11 @@ def explain(error: Exception, classes: Iterable[str]) -> str:
         owner = re.search(r"class_path='([^']+)'", text[found.end() :]) or _whose(error)
         settings = _settings(owner[1]) if owner else []
         of = f" of {owner[1].rpartition('.')[2]}" if owner else ""
-        takes = f"; it takes {', '.join(settings)}" if settings else ""
-        return f"{where}.{option}: there is no setting {option!r}{of}{_near(option, settings)}{takes}."
+        about = _about(option, owner[1], settings) if owner else []
+        near = _near(option, settings) or (f" (did you mean {about[0]}?)" if about else "")
+        first = [*difflib.get_close_matches(option, settings, n=3), *about]
+        takes = f"; it takes {', '.join(dict.fromkeys([*first, *settings]))}" if settings else ""
+        return f"{where}.{option}: there is no setting {option!r}{of}{near}{takes}."
     if found := re.search(r"Expected a dot import path string: ([^\s.]+)", text):
         return f"{where}: expected the name of a class, got {found[1]!r}, which there is not{_near(found[1], classes)}."
     if found := re.search(r"Problem with given class_path '([^']+)':\s*(.+?)(?:\. Got value|$)", text):

@@ -155,16 +155,17 @@ def deep(files: list[Path]) -> DeepError:
     for file in files:
         with suppress(*UNREADABLE):
             found.append(read_native(file, 3, None).values)
-    return DeepError(advised(str(files[0]), found))
+    return DeepError(advised(str(files[0]), found, percentiles=True))
 
 
-def advised(where: str, found: list[np.ndarray]) -> str:
+def advised(where: str, found: list[np.ndarray], percentiles: bool = False) -> str:
     """The sentence about pictures whose values are not 0..255."""
     low, high = min(float(it.min()) for it in found), max(float(it.max()) for it in found)
     real = found[0].dtype.kind == "f"
     kind = "real numbers" if real else "more than 8 bits a value"
     of = f" in {len(found)} pictures" if len(found) > 1 else ""
-    return f"{where}: expected 8 bits a value, got {kind}, from {low:g} to {high:g}{of}: {advice(low, high, real)}."
+    remedy = advice(low, high, real, percentiles)
+    return f"{where}: expected 8 bits a value, got {kind}, from {low:g} to {high:g}{of}: {remedy}."
 
 
 def tell_seen(reading: Reading, folder: Path, files: list[str], seen: np.ndarray) -> None:

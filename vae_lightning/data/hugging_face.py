@@ -93,9 +93,9 @@ class HuggingFace(ItemSource):
 
     @cached_property
     def columns(self) -> tuple[str | None, str | None]:
-        import datasets
-
         features = self.parts["train"].features
+        import datasets  # which is there, where it has read the parts
+
         images = [name for name, kind in features.items() if isinstance(kind, datasets.Image)]
         classes = [name for name, kind in features.items() if isinstance(kind, datasets.ClassLabel)]
         if self.image is None and len(images) > 1:
