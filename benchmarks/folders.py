@@ -66,7 +66,7 @@ def from_digits() -> Iterator[Image.Image]:
 
 def from_mnist() -> Iterator[Image.Image]:
     from vae_lightning.data import MNIST
-    from vae_lightning.data.module import find_root
+    from vae_lightning.data.source import find_root
 
     splits = MNIST().load(find_root(None), download=True)
     for part in (splits.train, splits.test):

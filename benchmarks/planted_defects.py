@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from vae_lightning.data import MNIST, Digits, ImageFolder, ImageSource
-from vae_lightning.data.module import find_root
+from vae_lightning.data.source import find_root
 
 APART = 128
 """Grey levels, of 256 and modulo 256, between a pixel and what a square or a scratch makes of it."""

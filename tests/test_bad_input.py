@@ -34,6 +34,12 @@ def refused(result: Result, *words: str) -> None:
             ["model.latent_model.latent_siz: there is no setting 'latent_siz' of VAE (did you mean latent_size?)"],
         ),
         (
+            ["--data.source=ImageFolder", "--data.source.path=x", "--data.source.grey=true"],
+            [
+                "data.source.grey: there is no setting 'grey' of ImageFolder (did you mean channels?); it takes",
+            ],
+        ),
+        (
             ["--model.latent_model.encoder.net.hiden=[3]"],
             ["model.latent_model.encoder.net.hiden: there is no setting 'hiden' of MLP (did you mean hidden?)"],
         ),

@@ -260,7 +260,7 @@ def test_test_images_that_are_training_images(monkeypatch: pytest.MonkeyPatch) -
 def test_images_of_a_wrong_range(change: Callable[[Tensor], Tensor], said: str) -> None:
     data = made(each(change))
     findings = examine(experiment(data), data, 1)
-    found(findings, said, "--data.source")
+    found(findings, said, "--data and its settings")
 
 
 def test_images_that_use_few_of_their_levels_or_pixels(monkeypatch: pytest.MonkeyPatch) -> None:

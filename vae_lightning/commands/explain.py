@@ -27,6 +27,15 @@ def _settings(class_path: str) -> list[str] | None:
         return None
 
 
+def _about(word: str, class_path: str, settings: list[str]) -> list[str]:
+    """The settings whose documentation speaks of a word: channels, "1 for grey", of grey."""
+    text = inspect.getdoc(pydoc.locate(class_path)) or ""
+    said = {name: re.search(rf"^ +{name}: (.*(?:\n {{8,}}.*)*)", text, re.MULTILINE) for name in settings}
+    return [
+        name for name, found in said.items() if found and re.search(rf"\b{re.escape(word)}\b", found[1], re.IGNORECASE)
+    ]
+
+
 def _whose(error: BaseException | None) -> re.Match[str] | None:
     """The class whose setting was not accepted, as one of the errors behind this one names it."""
     while error is not None:
@@ -120,9 +129,13 @@ def explain(error: Exception, kinds: Mapping[str, Any]) -> str:
         if owner and settings and option in settings and where.endswith(f".{option}"):
             wanted = str(inspect.signature(cast(Any, pydoc.locate(owner[1]))).parameters[option]).partition(":")[2]
             return f"{where}: expected a value for {option}{of} ({wanted.strip()}), got another."
-        known = sorted(settings or (), key=lambda name: -difflib.SequenceMatcher(None, option, name).ratio())
-        takes = f"; it takes {', '.join(known)}" if known else "; it takes none" if settings == [] else ""
-        return f"{where}.{option}: there is no setting {option!r}{of}{_near(option, known)}{takes}."
+        known = settings or []
+        about = _about(option, owner[1], known) if owner else []
+        near = _near(option, known) or (f" (did you mean {about[0]}?)" if about else "")
+        first = [*difflib.get_close_matches(option, known, n=3), *about]
+        takes = f"; it takes {', '.join(dict.fromkeys([*first, *known]))}" if known else ""
+        takes = "; it takes none" if settings == [] else takes
+        return f"{where}.{option}: there is no setting {option!r}{of}{near}{takes}."
     if found := re.search(r"Expected a dot import path string: ([^\s.]+)", text):
         name, fitting = (
             found[1],

@@ -7,6 +7,8 @@ from vae_lightning.data.captions import Captions
 from vae_lightning.data.digits import Digits
 from vae_lightning.data.door import admitted
 from vae_lightning.data.folder import ImageFolder
+from vae_lightning.data.hugging_face import HuggingFace
+from vae_lightning.data.items import MapDataset
 from vae_lightning.data.module import ImageData
 from vae_lightning.data.source import Images, ImageSource, Splits
 from vae_lightning.data.torchvision_sources import CIFAR10, KMNIST, MNIST, FashionMNIST
@@ -24,10 +26,12 @@ __all__ = [
     "DigitGrammar",
     "Digits",
     "FashionMNIST",
+    "HuggingFace",
     "ImageData",
     "ImageFolder",
     "ImageSource",
     "Images",
+    "MapDataset",
     "PhotoGrammar",
     "Splits",
     "Tokens",

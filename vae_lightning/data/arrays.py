@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from vae_lightning.data.array_files import LABELS, Part, first, flat, named, open_arrays
+from vae_lightning.data.decode import Reading
 from vae_lightning.data.levels import (
     LEVELS,
     Window,
@@ -147,6 +148,12 @@ class Arrays(ImageSource):
     def classes(self) -> tuple[str, ...] | None:
         label = self._parts["train"].label
         return None if label is None else tuple(str(it) for it in np.unique(label).tolist())
+
+    @property
+    def reading(self) -> Reading | None:
+        if self.window is None and self._levels is None:
+            return None
+        return Reading(self.image_shape[0], window=self.window, levels=self._levels)
 
     @cached_property
     def found(self) -> dict[str, Any]:

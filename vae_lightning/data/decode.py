@@ -20,6 +20,7 @@ from vae_lightning.data.native import (
     DeepError,
     RefusedError,
     Seen,
+    as_channels,
     composed,
     is_deep,
     read_native,
@@ -91,21 +92,42 @@ class Reading:
                 raise deep([file])
             picture, seen = composed(opened, self.background)
             picture = picture.convert(MODES[self.channels])
+        return Decoded(tensor_of(self._bytes(file, picture, shape)), seen)
+
+    def picture(self, opened: Image.Image, where: str) -> np.ndarray:
+        """(C, H, W) of a picture that is in memory, likewise.
+
+        Args:
+            opened: the picture.
+            where: what to call it in an error.
+        """
+        height, width = self.size or (opened.height, opened.width)
+        if not is_deep(opened):
+            picture = composed(opened, self.background)[0].convert(MODES[self.channels])
+            pixels = self._bytes(where, picture, (self.channels, *(self.size or picture.size[::-1])))
+            return to_levels(pixels, self.levels, self.window) if self.by_value else pixels
+        values = as_channels(np.array(opened), self.channels)
+        if not self.by_value:
+            raise RefusedError(advised(where, [values]))
+        sized = self._sized(where, values, (self.channels, height, width))
+        return to_levels(sized, self.levels, self.window).transpose(2, 0, 1)
+
+    def _bytes(self, file: Path | str, picture: Image.Image, shape: Shape) -> np.ndarray:
+        """(C, H, W) of a picture of 8 bits a value, brought to its size."""
         _, height, width = shape
         if (picture.height, picture.width) != (height, width):
             self._require_size(file, picture.height, picture.width, shape)
             picture = ImageOps.fit(picture, (width, height)) if self.crop else picture.resize((width, height))
-        pixels = np.asarray(picture).reshape(height, width, self.channels)
-        return Decoded(tensor_of(pixels.copy().transpose(2, 0, 1)), seen)
+        return np.array(picture).reshape(height, width, self.channels).transpose(2, 0, 1)
 
-    def _require_size(self, file: Path, height: int, width: int, shape: Shape) -> None:
+    def _require_size(self, file: Path | str, height: int, width: int, shape: Shape) -> None:
         if self.size is None:
             raise RefusedError(
                 f"{file} is {height}x{width}, while the first image is {shape[1]}x{shape[2]}: bring them to one size "
                 f"with --data.source.size [{shape[1]},{shape[2]}]."
             )
 
-    def _sized(self, file: Path, values: np.ndarray, shape: Shape) -> np.ndarray:
+    def _sized(self, file: Path | str, values: np.ndarray, shape: Shape) -> np.ndarray:
         """(H, W, C) values of the size, integers as integers."""
         _, height, width = shape
         if values.shape[:2] == (height, width):
@@ -133,12 +155,17 @@ def deep(files: list[Path]) -> DeepError:
     for file in files:
         with suppress(*UNREADABLE):
             found.append(read_native(file, 3, None).values)
+    return DeepError(advised(str(files[0]), found, percentiles=True))
+
+
+def advised(where: str, found: list[np.ndarray], percentiles: bool = False) -> str:
+    """The sentence about pictures whose values are not 0..255."""
     low, high = min(float(it.min()) for it in found), max(float(it.max()) for it in found)
     real = found[0].dtype.kind == "f"
     kind = "real numbers" if real else "more than 8 bits a value"
     of = f" in {len(found)} pictures" if len(found) > 1 else ""
-    said = f"{files[0]}: expected 8 bits a value, got {kind}, from {low:g} to {high:g}{of}: {advice(low, high, real)}."
-    return DeepError(said)
+    remedy = advice(low, high, real, percentiles)
+    return f"{where}: expected 8 bits a value, got {kind}, from {low:g} to {high:g}{of}: {remedy}."
 
 
 def tell_seen(reading: Reading, folder: Path, files: list[str], seen: np.ndarray) -> None:

@@ -165,7 +165,7 @@ class ImageFolder(ImageSource):
         """The images of each split and their files' names below the folder, in order. Where the folder has no test,
         `is_test` says of a name whether its image is for test in any case."""
         shape, classes, layout, reading = self.image_shape, self.classes or (), self._layout, self.reading
-        share = "" if "test" in layout.folders else f"; {self.test_fraction:.0%} of them for test, by their names"
+        share = "" if "test" in layout.folders else f"; of training {self.test_fraction:.0%} split off for test"
         say(f"{self.path}: {layout}{share}{self._meaning(reading)}.")
         del self._layout  # a million names
         parts: dict[str, tuple[Images, list[str]]] = {}
@@ -182,7 +182,7 @@ class ImageFolder(ImageSource):
         return {part: (replace(images, names=np.array(it)), it) for part, (images, it) in parts.items()}
 
     def _meaning(self, reading: Reading) -> str:
-        by = f"; values from {reading.window[0]:g} to {reading.window[1]:g} become" if reading.window else "; kept at"
+        by = f"; values from {reading.window[0]:g} to {reading.window[1]:g} become" if reading.window else "; values of"
         return f"{by} {self.levels} levels" if reading.by_value else ""
 
     def _read(

@@ -53,16 +53,15 @@ def to_levels(values: np.ndarray, levels: int | None, window: Window | None) -> 
     return values.astype(_dtype(count))
 
 
-def advice(low: float, high: float, real: bool) -> str:
-    """What to state of values between two ends that are not 0..255."""
+def advice(low: float, high: float, real: bool, percentiles: bool = False) -> str:
+    """What to state of values between two ends that are not 0..255; percentiles where the source takes them."""
     own = ""
     if real and low >= 0 and high <= 1:
         own = "--data.source.levels 256 rounds [0, 1] to so many levels, or "
     elif not real and low >= 0 and high < MOST_LEVELS:
         own = f"--data.source.levels {1 << int(high).bit_length()} keeps them as they are, or "
-    return (
-        f"say what they mean: {own}--data.source.window [{low:g},{high:g}] brings that range to 256 levels (as does "
-        "--data.source.percentiles [0.1,99.9], of the training images)"
+    return f"say what they mean: {own}--data.source.window [{low:g},{high:g}] brings that range to 256 levels" + (
+        ", as does --data.source.percentiles [0.1,99.9] that of the training images" if percentiles else ""
     )
 
 

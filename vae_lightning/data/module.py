@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from lightning.pytorch import LightningDataModule
-from lightning.pytorch.utilities import rank_zero_info
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from vae_lightning.core import Spec, TextSpec
-from vae_lightning.data.augment import augmented
+from vae_lightning.data.augment import augmented, check_transforms
 from vae_lightning.data.batches import (
     Batches,
     InMemory,
@@ -25,16 +22,12 @@ from vae_lightning.data.batches import (
     shuffled,
 )
 from vae_lightning.data.door import admitted, look_for_copies
-from vae_lightning.data.source import Images, ImageSource, Shape, require_match, sha256
+from vae_lightning.data.say import say
+from vae_lightning.data.source import Images, ImageSource, Shape, find_root, require_match, sha256
 from vae_lightning.data.splits import STREAMS, Split, hold_back, told
 from vae_lightning.tokens import train_tokens
 
 Column = Literal["label", "text", "caption", "meaning", "held_out"]
-
-
-def find_root(root: str | None) -> Path:
-    """--data.root, else the environment variable VAE_LIGHTNING_DATA, else data/."""
-    return Path(root or os.environ.get("VAE_LIGHTNING_DATA") or "data").expanduser()
 
 
 class ImageData(LightningDataModule):
@@ -59,6 +52,8 @@ class ImageData(LightningDataModule):
             once and for all in validation and test. The data then have 2 levels.
         horizontal_flip: mirrors half of the training images at random.
         shift: pixels up to which each training image is moved at random, both ways; what comes in repeats the edge.
+        augment: further changes of training images at random, such as torchvision.transforms.v2.RandomRotation, one
+            after the other, each image by itself (configs/augment/).
         download: fetch what is missing where torchvision knows how.
         columns: what batches hold beside the images, where it is there: label, text, and in validation and test caption
             (B, T), the one of `Captions.meanings`, meaning (B,), its number, held_out (B,); null for label and text.
@@ -80,6 +75,7 @@ class ImageData(LightningDataModule):
         dynamic_binarization: bool = False,
         horizontal_flip: bool = False,
         shift: int = 0,
+        augment: list[nn.Module] | None = None,
         download: bool = True,
         columns: list[Column] | None = None,
         bpe: int | None = None,
@@ -105,6 +101,7 @@ class ImageData(LightningDataModule):
         self.val_size, self.val_most, self.split_seed, self.shift = val_size, val_most, split_seed, shift
         self.epoch_steps = epoch_steps
         self.dynamic_binarization, self.horizontal_flip, self.download = dynamic_binarization, horizontal_flip, download
+        self.augment = augment or []
         self.columns, self.bpe, self.text = None if columns is None else tuple(columns), bpe, text
         self.seed, self.splits = torch.initial_seed(), dict[str, Images]()
         self._val_index: Tensor | None = None
@@ -131,6 +128,11 @@ class ImageData(LightningDataModule):
         classes = self.source.classes if self._has("label") else None
         return Spec(tuple(self.image_shape), self.levels, classes, self.text if self._has("text") else None)
 
+    @property
+    def is_augmented(self) -> bool:
+        """Whether training images change from visit to visit."""
+        return bool(self.horizontal_flip or self.shift or self.augment or self.dynamic_binarization)
+
     def _has(self, column: Column) -> bool:
         """Whether batches hold labels, or text."""
         return (column != "text" or self.source.captioned) and (self.columns is None or column in self.columns)
@@ -156,6 +158,8 @@ class ImageData(LightningDataModule):
             val = val.some(self.val_most)
         if self.batch_size > len(train):
             self._asked_for, self.batch_size = self.batch_size, len(train)
+        if self.augment:
+            check_transforms(train.some(2).image, self.augment)
         self.copies = look_for_copies({"train": train, "val": val, "test": loaded.test})
         if train.captions is not None and self.text is None and self._has("text"):
             self.text = train_tokens(train.captions.said(), self.bpe)
@@ -186,7 +190,7 @@ class ImageData(LightningDataModule):
     def on_after_batch_transfer(self, batch: dict[str, Tensor], dataloader_idx: int) -> dict[str, Tensor]:
         image = batch["image"]
         if self.trainer is not None and self.trainer.training:
-            image = augmented(image, self.horizontal_flip, self.shift)
+            image = augmented(image, self.augment, self.horizontal_flip, self.shift)
             if self.dynamic_binarization:
                 image = binarize(image, self.source.levels)
         return {**batch, "image": image.float()}
@@ -216,10 +220,7 @@ class ImageData(LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[Any]:
         if self._asked_for is not None:
-            rank_zero_info(
-                f"a batch is the whole set: there are {self.batch_size} training images, fewer than --data.batch_size "
-                f"{self._asked_for}."
-            )
+            say(f"a batch is all {self.batch_size} training images, fewer than --data.batch_size {self._asked_for}.")
         return self.loader("train", shuffle=True)
 
     def val_dataloader(self) -> DataLoader[Any]:

@@ -74,7 +74,7 @@ def read_native(file: Path, channels: int, background: int | None) -> Native:
             f"{file}: expected 1 or 3 channels of pictures by value, got {channels}: choose one of them."
         )
     if file.suffix.lower() in DICOM:
-        return Native(_as_channels(_dicom(file), channels), Seen.DEEP)
+        return Native(as_channels(_dicom(file), channels), Seen.DEEP)
     with Image.open(file) as opened:
         if not is_deep(opened):
             picture, seen = composed(opened, background)
@@ -100,10 +100,10 @@ def read_native(file: Path, channels: int, background: int | None) -> Native:
         if background is not None:
             on = alpha * values + (1 - alpha) * (background / 255 * most)
             values = on if values.dtype.kind == "f" else np.rint(on).astype(values.dtype)
-    return Native(_as_channels(values, channels), seen)
+    return Native(as_channels(values, channels), seen)
 
 
-def _as_channels(values: np.ndarray, channels: int) -> np.ndarray:
+def as_channels(values: np.ndarray, channels: int) -> np.ndarray:
     """(H, W) or (H, W, 1 or 3) -> (H, W, channels), of its own kind of numbers."""
     values = values[..., None] if values.ndim == 2 else values
     if values.shape[2] not in (1, 3):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -20,6 +21,11 @@ from vae_lightning.data.decode import Reading
 Shape = tuple[int, ...]
 CHUNK_VALUES = 2**24
 """Values of images that are looked at together at most."""
+
+
+def find_root(root: str | None) -> Path:
+    """--data.root, else the environment variable VAE_LIGHTNING_DATA, else data/."""
+    return Path(root or os.environ.get("VAE_LIGHTNING_DATA") or "data").expanduser()
 
 
 @dataclass(frozen=True)

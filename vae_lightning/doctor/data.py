@@ -16,7 +16,9 @@ def look_at_data(experiment: Experiment, data: ImageData) -> Iterator[Finding]:
     try:
         data.setup()
     except (ValueError, OSError) as error:  # what the door of the data refuses, as `fit` does
-        yield finding(False, f"{str(error).rstrip('.')}.", "mend --data.source or its settings: fit says the same.")
+        yield finding(
+            False, f"{str(error).rstrip('.')}.", "mend that first: fit says the same of --data and its settings."
+        )
         return
     data.check_matches(experiment.spec, experiment.latent_model.needs)
     sizes, shape = ", ".join(f"{len(images)} {name}" for name, images in data.splits.items()), tuple(data.image_shape)

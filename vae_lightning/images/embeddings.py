@@ -59,7 +59,7 @@ def remember(model: Model, data: ImageData, folder: Path | None) -> None:
     """Gives training and validation images the embeddings that a frozen part of a model has of them, so that a step
     need not work them out; kept with the run of that part, or where that is gone, in `folder`. Does nothing for a model
     without such a part, and for data whose images change at each visit."""
-    if model.embedder is None or data.horizontal_flip or data.shift or data.dynamic_binarization:
+    if model.embedder is None or data.is_augmented:
         return
     tower, run = model.embedder
     with suppress(FileNotFoundError):

@@ -112,9 +112,9 @@ def read_file(file: Path, image_shape: Shape, reading: Reading | None = None) ->
     except RefusedError:
         raise
     except UNREADABLE as error:
-        said = " ".join(str(error).split())
+        said = " ".join(str(error).split()).rstrip(".")
         raise ValueError(
-            f"{file}: {said if isinstance(error, ValueError) else f'expected an image, got {said}'}.".replace("..", ".")
+            f"{file}: {said if isinstance(error, ValueError) else f'expected an image, got {said}'}."
         ) from None
     if (picture.height, picture.width) != (height, width):
         raise ValueError(f"{file}: {_size(picture.height, picture.width, height, width)}.")

@@ -17,8 +17,11 @@ from vae_lightning.checkpoint import RECORD, find_checkpoint, read_checkpoint
 from vae_lightning.compression.form import DTYPES, Form, InputImages
 from vae_lightning.core import Shape, Spec
 from vae_lightning.data import ImageData
+from vae_lightning.data.array_files import IMAGES, LABELS
 from vae_lightning.data.build import build_data
 from vae_lightning.data.decode import Reading
+from vae_lightning.data.levels import LEVELS, to_levels
+from vae_lightning.data.say import say
 from vae_lightning.images.files import class_labels, find_files, has_size, read_files
 
 SPLITS = ("train", "val", "test")
@@ -58,7 +61,7 @@ def _read(sources: list[str], spec: Spec, checkpoint: Path, needs: tuple[str, ..
         return _split(sources[0], spec, checkpoint, needs)
     paths = [Path(word).expanduser() for word in sources]
     if apart and not paths[0].is_dir():
-        return _array(paths[0], image_shape, levels)
+        return _array(paths[0], image_shape, levels, read_reading(checkpoint))
     files, names = find_files(paths)
     image, white = _integers(
         read_files(files, image_shape, read_reading(checkpoint)), levels, [str(file) for file in files]
@@ -132,9 +135,16 @@ def split_files(data: ImageData, split: str) -> tuple[Path, ...]:
     return files if all(has_size(file, data.image_shape) for file in files) else ()
 
 
-def _array(path: Path, image_shape: Shape, levels: int) -> InputImages:
-    """A .npy of the images, or a .npz with `image` and, where there are classes, `label`."""
+def _array(path: Path, image_shape: Shape, levels: int, reading: Reading | None) -> InputImages:
+    """A .npy of the images, or a .npz with `image` and, where there are classes, `label`; where training was told what
+    values mean, read in its way."""
     array, label = _load(path)
+    if reading is not None and reading.by_value:
+        try:
+            array = to_levels(array, reading.levels, reading.window)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}.") from None
+        say(f"{path}: values are read as {reading.levels or LEVELS} levels, as in training.")
     if array.dtype.str not in DTYPES:
         raise ValueError(
             f"{path}: expected integers 0..{levels - 1}, got an array of {array.dtype}: scale it to them, round, and "
@@ -150,10 +160,11 @@ def _array(path: Path, image_shape: Shape, levels: int) -> InputImages:
             f"{path}: expected an array {fit}, as the model was built for, got {array.shape}: bring the images to that "
             "size first, or train a model of theirs."
         )
-    if not 0 <= int(array.min()) <= int(array.max()) <= 255:
+    if not 0 <= int(array.min()) <= int(array.max()) <= max(255, levels - 1):
         raise ValueError(_range(str(path), levels, f"values from {array.min()} to {array.max()}"))
     ordered = {"NCHW": array, "NHWC": array.transpose(0, 3, 1, 2) if array.ndim == 4 else array, "NHW": array}[axes]
-    pixels = np.array(ordered, dtype=np.uint8, order="C").reshape(-1, *image_shape)
+    dtype = np.uint8 if levels <= LEVELS else np.int32
+    pixels = np.array(ordered, dtype=dtype, order="C").reshape(-1, *image_shape)
     image, white = _integers(torch.from_numpy(pixels), levels, [str(path)])
     labels = None
     if label is not None:
@@ -172,7 +183,7 @@ def _load(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
         if isinstance(found, np.ndarray):
             return found, None
         with found:
-            image, label = (found.get(name) for name in ("image", "label"))
+            image, label = (next((found[it] for it in names if it in found), None) for names in (IMAGES, LABELS))
             if image is None:
                 raise KeyError(f"arrays {', '.join(found)}")
             return image, label
