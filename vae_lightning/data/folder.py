@@ -217,7 +217,7 @@ class ImageFolder(ImageSource):
 
         def decode(name: str) -> Decoded | str:
             try:
-                return self._decode(folder / name, shape)
+                return self.decode(folder / name, shape)
             except DeepError:
                 raise deep([folder / it for it in files[:: -(-len(files) // FEW)]]) from None
 
@@ -234,7 +234,7 @@ class ImageFolder(ImageSource):
         seen = np.array([0 if isinstance(result, str) else result.seen for result in results], np.uint8)
         return torch.stack([it.pixels for it in good]) if good else torch.empty(0, *shape), seen, bad
 
-    def _decode(self, file: Path, shape: Shape) -> Decoded | str:
+    def decode(self, file: Path, shape: Shape) -> Decoded | str:
         """The picture, or what is wrong with the file."""
         try:
             return self.reading.read(file, shape)

@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms.functional import rgb_to_grayscale
 
-from vae_lightning.core import Shape, Spec
+from vae_lightning.core import Spec
 from vae_lightning.data import ImageData, ImageFolder, Images, ImageSource
 from vae_lightning.data.cache import decode_all
 from vae_lightning.data.decode import Decoded
@@ -103,7 +103,7 @@ def read_files_as(
     model's own folder was read so."""
     folder = reader(spec, data, folder)
     shape = (folder.channels, *spec.image_shape[1:])
-    results = decode_all([str(file) for file in files], lambda name: _pixels(folder, Path(name), shape))
+    results = decode_all([str(file) for file in files], lambda name: folder.decode(Path(name), shape))
     bad = [result for result in results if isinstance(result, str)]
     if bad and not (skip and folder.skip_unreadable and len(bad) < len(files)):
         raise ValueError(
@@ -120,12 +120,6 @@ def read_files_as(
     image = image.to(torch.uint8 if spec.levels <= LEVELS else torch.int32)
     images = Images(image, names=np.array([names[row] for row in good]))
     return Given(images, notes, [files[row] for row in good])
-
-
-def _pixels(folder: ImageFolder, file: Path, shape: Shape) -> Tensor | str:
-    """What the folder makes of a file, (C, H, W), or what is wrong with it."""
-    found = folder._decode(file, shape)
-    return getattr(found, "pixels", found)
 
 
 def reader(spec: Spec, data: ImageData, asked: ImageFolder | None = None) -> ImageFolder:
