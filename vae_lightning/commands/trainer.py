@@ -71,8 +71,9 @@ class CommandTrainer(Trainer):
             of = f" of {model.spec.classes[labels[0]]}"  # type: ignore[index]
         images = self._drawn(trained, labels, columns if len(labels) > 1 else num_samples, datamodule, mean)
         if file.suffix == ".npy":  # a Gaussian also draws what is darker than black
-            top = trained.spec.levels - 1
-            levels = images.round().clamp(0, top).to(torch.uint8 if top < 256 else torch.uint16)
+            levels = (
+                images.round().clamp(0, (n := trained.spec.levels) - 1).to(torch.uint8 if n <= 256 else torch.uint16)
+            )
             write_atomically(file, lambda stream: np.save(stream, levels.numpy()))
         else:
             save_picture(grid(images, columns, trained.spec.levels), file)
