@@ -71,9 +71,8 @@ class CommandTrainer(Trainer):
             of = f" of {model.spec.classes[labels[0]]}"  # type: ignore[index]
         images = self._drawn(trained, labels, columns if len(labels) > 1 else num_samples, datamodule, mean)
         if file.suffix == ".npy":  # a Gaussian also draws what is darker than black
-            levels = (
-                images.round().clamp(0, (n := trained.spec.levels) - 1).to(torch.uint8 if n <= 256 else torch.uint16)
-            )
+            dtype = torch.uint8 if (top := trained.spec.levels - 1) < 256 else torch.uint16
+            levels = images.round().clamp(0, top).to(dtype)
             write_atomically(file, lambda stream: np.save(stream, levels.numpy()))
         else:
             save_picture(grid(images, columns, trained.spec.levels), file)
@@ -171,8 +170,7 @@ class CommandTrainer(Trainer):
             ood: the other data set; brought to the model's size, channels, levels and binarisation.
             num_samples: importance samples an image of -log p(x).
             num_images: of each kind at most, evenly over each test split.
-            background: checkpoint file or run folder of a model of images of the same kind, whose -log p(x) is
-                taken off the model's own: what is common to both kinds of images cancels.
+            background: checkpoint or run of a model of such images, whose -log p(x) is taken off: what is common cancels.
         """
         from vae_lightning.measure.anomaly import fit_in, load_background, tell_apart
 
