@@ -170,7 +170,7 @@ class CommandTrainer(Trainer):
             ood: the other data set; brought to the model's size, channels, levels and binarisation.
             num_samples: importance samples an image of -log p(x).
             num_images: of each kind at most, evenly over each test split.
-            background: checkpoint or run of a model of such images; its -log p(x) is taken off: the common part cancels.
+            background: checkpoint or run of a model of such images. Its -log p(x) is taken off, common parts cancel.
         """
         from vae_lightning.measure.anomaly import fit_in, load_background, tell_apart
 
