@@ -35,9 +35,7 @@ def refused(result: Result, *words: str) -> None:
         ),
         (
             ["--data.source=ImageFolder", "--data.source.path=x", "--data.source.grey=true"],
-            [
-                "data.source.grey: there is no setting 'grey' of ImageFolder (did you mean channels?); it takes",
-            ],
+            ["data.source.grey: there is no setting 'grey' of ImageFolder (did you mean channels?); it takes c"],
         ),
         (
             ["--model.latent_model.encoder.net.hiden=[3]"],

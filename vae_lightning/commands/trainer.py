@@ -68,8 +68,8 @@ class CommandTrainer(ScoringTrainer):
             of = f" of {model.spec.classes[labels[0]]}"  # type: ignore[index]
         images = self._drawn(trained, labels, columns if len(labels) > 1 else num_samples, datamodule, mean)
         if file.suffix == ".npy":  # a Gaussian also draws what is darker than black
-            top = trained.spec.levels - 1
-            levels = images.round().clamp(0, top).to(torch.uint8 if top < 256 else torch.uint16)
+            dtype = torch.uint8 if (top := trained.spec.levels - 1) < 256 else torch.uint16
+            levels = images.round().clamp(0, top).to(dtype)
             write_atomically(file, lambda stream: np.save(stream, levels.numpy()))
         else:
             save_picture(grid(images, columns, trained.spec.levels), file)

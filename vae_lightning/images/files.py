@@ -121,7 +121,7 @@ def read_file(file: Path, image_shape: Shape, reading: Reading | None = None) ->
     mode = MODES.get(channels, f"of {channels} channels")
     exact = None if deep or picture.mode not in PLAIN or channels not in MODES else _exactly(picture, mode)
     if exact is None:
-        got = "16 bits a channel" if deep else f"mode {picture.mode}"
+        got = f"mode {picture.mode}" if picture.mode in ("F", "I") or not deep else "16 bits a channel"
         raise ValueError(
             f"{file}: expected a picture that mode {mode} with 8 bits a channel holds exactly, as the model needs it, "
             f"got {got}: convert it (remove transparency, colour or depth) and keep the original if you need them."
