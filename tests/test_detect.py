@@ -7,9 +7,11 @@ import contextlib
 import csv
 import hashlib
 import json
+import math
 import re
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,8 +22,12 @@ from PIL import Image
 from benchmarks.planted_defects import SHAPES, planted, write
 from tests.test_experiment import DIGITS, SHORT
 from vae_lightning.commands.main import main
-from vae_lightning.data import Digits, ImageFolder
+from vae_lightning.conditionals import CategoricalLikelihood, GaussianPosterior, LabelledEncoder, LabelledGaussian
+from vae_lightning.core import Spec
+from vae_lightning.data import Digits, ImageFolder, Images
 from vae_lightning.images.defects import find_benchmark, read_masks
+from vae_lightning.measure.looked import look
+from vae_lightning.models import VAE
 
 RUN = "--ckpt_path=runs/digits/1"
 
@@ -188,3 +194,20 @@ def test_planted_defects_change_what_their_masks_say(kind: str) -> None:
     assert 0 < mask.sum() < 28 * 28 / 8
     assert torch.equal(changed[:, ~mask], image[:, ~mask])
     assert (changed != image).any(0)[mask].float().mean() > 0.95
+
+
+def test_classes_are_summed_out_where_images_have_none() -> None:
+    """-log p(x) = -log sum_y p(y) p(x|y); the bound's parts and the map of bits add up, as they do under one class."""
+    spec = Spec((1, 4, 4), 17, ("a", "b", "c"))
+    encoder, likelihood = partial(LabelledEncoder, encoder=GaussianPosterior), CategoricalLikelihood
+    model = VAE(spec, encoder, likelihood, latent_size=2, prior=LabelledGaussian).eval()
+    image, p_y = torch.randint(0, 17, (5, 1, 4, 4), dtype=torch.uint8), torch.tensor([0.2, 0.3, 0.5]).double()
+    told = [Images(image, torch.full((5,), y)) for y in range(3)]
+    found, *each = (look(model, it, 17, 300, torch.device("cpu"), p_y) for it in (Images(image), *told))
+    by_class = torch.stack([-it.scores["nll"] for it in each])
+    torch.testing.assert_close(found.scores["nll"], -(by_class + p_y.log()[:, None]).logsumexp(0), rtol=0, atol=0.3)
+    for it in (found, *each):
+        parts = it.scores["rate"] + it.scores["reconstruction"]
+        torch.testing.assert_close(it.scores["elbo"], parts, rtol=1e-4, atol=1e-3)
+        mapped = it.bits.flatten(1).sum(1).double() * math.log(2)
+        torch.testing.assert_close(mapped, it.scores["reconstruction"], rtol=1e-4, atol=1e-3)

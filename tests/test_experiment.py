@@ -83,7 +83,7 @@ def test_fit_leaves_a_whole_run_and_a_checkpoint_is_enough(cli: Callable, curves
     assert model["elbo"] == pytest.approx(-model["rate"] - model["distortion"], rel=1e-6)
     assert model["bits_per_dim"] == pytest.approx(-model["elbo"] / (64 * math.log(2)), rel=1e-6)
     assert -model["elbo"] + 1 > model["nll_1"] > model["nll_10"] > model["nll"]
-    assert model["gap"] == pytest.approx(-model["nll"] - model["elbo"], abs=4 * report.rows["gap"].error)
+    assert model["gap"] == pytest.approx(-model["nll"] - model["elbo"], abs=1)  # the ELBO is by a sample of its own
     assert (report.per_image["gap"] >= 0).all()
     assert 0 < report.rows["nll"].error < 2
     assert 1 < model["effective_samples"] < 50
