@@ -46,7 +46,7 @@ def shortened(words: list[str]) -> list[str]:
     if experiments and experiments[0].endswith("_clip"):
         return [*words[1:], *short]
     shape, levels = SHAPES.get(experiments[0] if experiments else "", ((1, 28, 28), 256))
-    return [*words[1:], *generated_flags(shape, levels), *(short if command == "fit" else [])]
+    return [*words[1:], *generated_flags(shape, levels), *(short if command == "fit" else ["--trainer.max_epochs=500"])]
 
 
 def commands(block: str) -> list[str]:

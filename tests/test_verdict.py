@@ -98,7 +98,7 @@ def test_fit_ends_and_everything_else_begins_with_a_verdict(cli: Callable) -> No
 
 @pytest.mark.parametrize(("steps", "ok"), [(60, False), (20_000, True), (None, None)])
 def test_doctor_finds_a_budget_that_cannot_be_enough(steps: int | None, ok: bool | None) -> None:
-    case: Any = SimpleNamespace(steps=steps, epoch_steps=12, max_steps=-1)
+    case: Any = SimpleNamespace(planned=steps, epoch_steps=12, steps=-1)
     found = list(budget(case))
     assert [finding.ok for finding in found] == ([] if ok is None else [ok])
     assert ok is not False or "--trainer.max_epochs 167" in found[0].remedy

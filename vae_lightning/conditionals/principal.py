@@ -78,7 +78,7 @@ def principal_start(image: Tensor, levels: int, size: int) -> Start:
     held_out, values = torch.arange(len(x), device=x.device) % HELD_OUT == HELD_OUT - 1, x.shape[1]
     some, told = (x[~held_out], x[held_out]) if held_out.sum() > 1 else (x, x)
     rounding = 1 / 12 / (levels - 1) ** 2
-    sizes = min(int(WHOLE * size), len(x) // IMAGES, values // 4), min(size, int(ALL * values))
+    sizes = min(int(WHOLE * size), len(x) // IMAGES, values // 2), min(size, int(ALL * values))
     with seeded(0, x.device):
         whole, blocks = _components(some, shape, *sizes)
         found = torch.cat(_components(x, shape, *sizes), 1) if len(told) < len(x) else torch.cat([whole, blocks], 1)

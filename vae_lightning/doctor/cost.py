@@ -19,13 +19,13 @@ MIB = 2**20
 
 def budget(case: Case) -> Iterator[Finding]:
     """Whether so many steps can be enough."""
-    if case.steps is None:
+    if case.planned is None:
         return
     enough = math.ceil(FEW_STEPS / case.epoch_steps)
     yield finding(
-        case.steps >= FEW_STEPS,
-        f"the training has {case.steps} steps, and some {FEW_STEPS} are the least in which a net learns what it can.",
-        f"set --trainer.max_epochs {enough}, or more" + (" (and --trainer.max_steps)." if case.max_steps > 0 else "."),
+        case.planned >= FEW_STEPS,
+        f"the training has {case.planned} steps, and some {FEW_STEPS} are the least in which a net learns what it can.",
+        f"set --trainer.max_epochs {enough}, or more" + (" (and --trainer.max_steps)." if case.steps > 0 else "."),
     )
 
 

@@ -69,7 +69,7 @@ def _guarded(name: str, check: Callable[..., Iterator[Finding]], *args: Any) -> 
 
 
 def _model(
-    experiment: Experiment, data: ImageData, epochs: int | None, clip: float | None, max_steps: int
+    experiment: Experiment, data: ImageData, epochs: int | None, clip: float | None, steps: int
 ) -> Iterator[Finding]:
     train, named = data.splits["train"], dict(experiment.latent_model.named_parameters())
     bad = [name for name, p in named.items() if not p.isfinite().all()]
@@ -89,7 +89,7 @@ def _model(
     if not tells:
         yield Finding(True, f"{type(model).__name__} has no latents: what is asked of a story was not looked at.")
     model.init_from_data(some)
-    case = Case(experiment, data, model, cast(Batch, some), epochs, clip, max_steps)
+    case = Case(experiment, data, model, cast(Batch, some), epochs, clip, steps)
     for name, check in CHECKS.items():
         if not tells and check in OF_A_STORY:
             continue

@@ -40,7 +40,7 @@ class Case:
     some: Batch  # training images in random order, as training sees them
     epochs: int | None  # None for a training without end
     clip: float | None
-    max_steps: int = -1  # -1 for as many as the epochs have
+    steps: int = -1  # the limit of the optimiser's steps, -1 for none
 
     @property
     def teller(self) -> LatentModel:
@@ -88,9 +88,9 @@ class Case:
         return self.data.epoch_steps or math.ceil(len(self.data.splits["train"]) / self.data.batch_size)
 
     @property
-    def steps(self) -> int | None:
+    def planned(self) -> int | None:
         """Of the whole training; None where its length is given otherwise, such as in minutes."""
-        limits = [self.max_steps] if self.max_steps > 0 else []
+        limits = [self.steps] if self.steps > 0 else []
         return min(limits + ([] if self.epochs is None else [self.epochs * self.epoch_steps]), default=None)
 
 

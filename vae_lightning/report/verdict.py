@@ -138,7 +138,7 @@ def _learned(facts: Facts) -> tuple[list[str], list[str]]:
     if facts.squared_error is None or facts.limit is None or facts.rate is None:
         return good, []
     beside = f"PCA with ideal coding reaches {facts.limit:.3g} at the same rate of {facts.rate:.0f} nats"
-    if facts.pca is not None:
+    if facts.pca is not None and facts.pca > 1e-6:  # more components than values leave nothing
         beside += f", and {facts.pca:.3g} with {facts.latents} components that are known exactly"
     own = f"Its reconstructions are off by {facts.squared_error:.3g} (squared error of an image in [0, 1])"
     if facts.squared_error <= facts.limit:
