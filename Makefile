@@ -10,8 +10,10 @@ LIKELIHOODS := gaussian gaussian_optimal discretized_logistic discretized_logist
 BLUR := $(addsuffix -standard_normal,$(LIKELIHOODS)) gaussian-gaussian_mixture discretized_logistic-gaussian_mixture
 
 CHAIN := vae clip prior decoder
+DIGITS := "a thick left-slanted seven" "a thin upright three" "a right-slanted nine"
+PHOTOS := "a bright warm photo of a horse" "a dark cool photo of a ship" "a photo of a frog"
 
-.PHONY: help install demo rd blur text2image text2image-digits text2image-emoji codec test test-full bench lint format clean
+.PHONY: help install demo rd blur text2image text2image-digits text2image-cifar10 text2image-emoji codec test test-full bench docs lint format clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -43,15 +45,16 @@ blur: $(STAMP) ## Train the digits with five likelihoods and two priors and comp
 
 text2image: $(STAMP) ## Train the text-to-image chain on captioned MNIST in runs/text2image_mnist (35 minutes of one core); goes on where it was stopped
 text2image-digits: $(STAMP) ## The same on the 8x8 digits (two minutes), in runs/text2image_digits
-text2image text2image-digits:
-	set -e; data=$(if $(findstring digits,$@),digits,mnist); runs=runs/text2image_$$data; \
+text2image-cifar10: $(STAMP) ## The same on captioned CIFAR-10 (for a GPU), in runs/text2image_cifar10
+text2image text2image-digits text2image-cifar10:
+	set -e; data=$(if $(filter text2image,$@),mnist,$(@:text2image-%=%)); runs=runs/text2image_$$data; \
 	for stage in $(CHAIN); do \
 	  test -f $$runs/$$stage/finished && continue; \
 	  if test -f $$runs/$$stage/checkpoints/last.ckpt; then $(RUN) fit --ckpt_path $$runs/$$stage; \
 	  else rm -rf $$runs/$$stage; $(RUN) fit -c configs/text2image/$$data/$$stage.yaml; fi; \
 	  touch $$runs/$$stage/finished; \
 	done; \
-	$(RUN) generate "a thick left-slanted seven" "a thin upright three" "a right-slanted nine" -n 8 --ckpt_path $$runs/decoder
+	$(RUN) generate $(if $(filter %-cifar10,$@),$(PHOTOS),$(DIGITS)) -n 8 --ckpt_path $$runs/decoder
 
 text2image-emoji: $(STAMP) ## The same on emoji, EMOJI=DIR that holds images/ and captions.csv, in runs/text2image_emoji (40 minutes of one core)
 	@test -f "$(EMOJI)/captions.csv" || { echo "expected EMOJI=DIR with images/ and captions.csv: unpack emoji-64.tar.gz"; exit 1; }
@@ -85,6 +88,10 @@ bench: $(STAMP) ## Measure speed against a hand-written loop and the machine's l
 	$(BIN)/python -m benchmarks.train mlp
 	$(BIN)/python -m benchmarks.train conv
 	$(BIN)/python -m benchmarks.scale
+
+docs: $(STAMP) ## Build the documentation as pages, build/docs/index.html
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
+	@echo build/docs/index.html
 
 lint: $(STAMP) ## Check format, style, import contract and types
 	$(BIN)/ruff format --check .

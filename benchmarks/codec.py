@@ -31,7 +31,7 @@ from tqdm import tqdm
 from benchmarks.harness import RESULTS, arguments, machine
 from vae_lightning.checkpoint import find_checkpoint
 from vae_lightning.compression import decode, encode
-from vae_lightning.images.input import read_data
+from vae_lightning.images.input import read_data, split_files
 from vae_lightning.train.process import tune_process
 from vae_lightning.trained import TrainedModel, load_model
 
@@ -99,7 +99,9 @@ def elbo_bits(trained: TrainedModel, images: Tensor, passes: int = 2) -> tuple[f
 def measure(run: Path, limit: int | None, rounds: int) -> dict[str, Any]:
     checkpoint = find_checkpoint(run)
     trained = load_model(str(checkpoint))
-    images = read_data(checkpoint).fixed("test").image[:limit].contiguous()
+    data = read_data(checkpoint)
+    images = data.fixed("test").image[:limit].contiguous()
+    files = split_files(data, "test")[:limit]
     torch.manual_seed(1)
     bound, error = elbo_bits(trained, images)
     taken: list[tuple[float, float]] = []
@@ -121,8 +123,10 @@ def measure(run: Path, limit: int | None, rounds: int) -> dict[str, Any]:
     rates = {"compress": len(images) / to_code, "decompress": len(images) / to_decode}
     print(f"  images/s: {rates['compress']:,.0f} to code, {rates['decompress']:,.0f} to decode")
     others = generic(images.numpy(), trained.levels)
+    if files:  # which may store less than the decoded pixels
+        others["the files themselves"] = 8 * sum(file.stat().st_size for file in files) / images.numel()
     for name, size in sorted({**others, "this model, gross": gross}.items(), key=lambda item: item[1]):
-        print(f"  {name:18} {size:8.4f} {size / gross:6.2f}x")
+        print(f"  {name:20} {size:8.4f} {size / gross:6.2f}x")
     found = {"elbo": [bound, error], "net": net, "gross": gross, "initial_bits": coded.initial_bits, **rates}
     found |= {"machine": machine(), "seconds to code and to decode": taken}
     return {"run": str(run), "images": len(images), **found, "generic": others}

@@ -17,6 +17,8 @@ from tests.conftest import Generated, generated_flags
 from tests.test_bad_input import refused
 from vae_lightning import load_model
 from vae_lightning.compression import container
+from vae_lightning.data import ImageData, ImageFolder
+from vae_lightning.images.input import split_files
 
 pytestmark = pytest.mark.usefixtures("quick")
 
@@ -80,6 +82,47 @@ def test_files_by_name_and_several_folders(cli: Callable, colour: Path) -> None:
     clash = cli("compress", given[1], given[2], "-o", "two.vlz", "--ckpt_path", colour)
     refused(clash, "expected different files, of which 'a.png' would be one", "one folder")
     assert not Path("two.vlz").exists()
+
+
+def test_the_files_themselves_are_compared(cli: Callable, grey: Path, tmp_path: Path) -> None:
+    for i, image in enumerate(some(60)):
+        saved(image, f"many/train/{i:02}.png")
+    saved(some(1)[0], "one.png")
+    saved(some(1)[0], "one.bmp")
+    np.save("array.npy", some(60).astype(np.int64))
+    sources = {
+        "many": ("60 .png files", sorted(Path("many/train").iterdir())),
+        "array.npy": ("1 .npy file", [Path("array.npy")]),
+        "one.png": ("1 .png file", [Path("one.png")]),
+    }
+    for name, (kinds, given) in sources.items():
+        done = cli("compress", name, "-o", f"{name}.vlz", "--ckpt_path", grey)
+        size, count = sum(file.stat().st_size for file in given), 1 if name == "one.png" else 60
+        assert f"the {kinds} themselves: {size} bytes, {8 * size / count / 16:.4f} bits/dim" in done.out
+        factor = Path(f"{name}.vlz").stat().st_size / size
+        if name == "one.png":  # a header of hundreds of bytes for sixteen pixels
+            assert f"compressed file is {factor:.2f} times larger" in done.out
+            assert f"warning: the compressed file is {factor:.2f} times as large as the {kinds}" in done.err
+            assert "keep the files themselves" in done.err
+        else:
+            assert f"compressed file is {1 / factor:.2f} times smaller" in done.out
+            assert "warning" not in done.err
+    mixed = cli("compress", "one.bmp", "many", "-o", "mixed.vlz", "--ckpt_path", grey)
+    assert "the 61 .png, .bmp files themselves" in mixed.out
+
+
+def test_a_splits_own_files_are_compared_where_they_are_its_images(cli: Callable, grey: Path) -> None:
+    for i, image in enumerate(some(40)):
+        saved(image, f"photos/train/{i:02}.png")
+        saved(image, f"photos/test/{i:02}.png")
+    for size, expected in ((None, sorted(Path("photos/test").iterdir())), ((2, 2), [])):
+        data = ImageData(ImageFolder("photos", size, channels=1, cache=False), val_size=8, batch_size=16)
+        data.setup()
+        assert sorted(split_files(data, "test")) == expected
+        assert len(split_files(data, "val")) == 8 * bool(expected)
+    done = cli("compress", "test", "-o", "test.vlz", "--ckpt_path", grey)  # of a source without files
+    assert "the split's decoded pixels" in done.out
+    assert "themselves" not in done.out
 
 
 def test_images_whose_channels_know_each_other(cli: Callable, linked: Path) -> None:

@@ -30,7 +30,7 @@ def _parser(command: str, description: str) -> argparse.ArgumentParser:
 def compress(command: str, arguments: list[str]) -> None:
     """vae-lightning compress IMAGES... -o FILE.vlz --ckpt_path MODEL [--device D] [--batch_size N] [--no-verify]"""
     from vae_lightning.compression import archive
-    from vae_lightning.compression.describe import Sizes
+    from vae_lightning.compression.describe import Sizes, Sources
     from vae_lightning.images.input import read_images
 
     parser = _parser(command, "Images to a small file, from which `decompress` gets every bit of them back.")
@@ -67,6 +67,13 @@ def compress(command: str, arguments: list[str]) -> None:
         f"({sizes.bits_raw} bits a value), {written.header.count / seconds:.0f} images/s, "
         f"{'round trip verified' if options.verify else 'not verified'}: {output}"
     )
+    if images.files:
+        sources = Sources.of(written, images.files)
+        print(sources)
+        if warning := sources.warning():
+            print(warning, file=sys.stderr)
+    elif images.form.kind == "split":
+        print("coded are the split's decoded pixels; what its own files take is not known here")
 
 
 def decompress(command: str, arguments: list[str]) -> None:

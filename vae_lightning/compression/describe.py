@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 from vae_lightning.compression.container import Contents
@@ -24,6 +27,45 @@ class Sizes(NamedTuple):
         header, coded = contents.header, contents.coded
         values, bits = header.count * header.values, (header.levels - 1).bit_length()
         return cls(coded.net_bits / values, coded.gross_bits / values, bits, values * bits / 8 / contents.size)
+
+
+class Sources(NamedTuple):
+    """The files that images were decoded from, beside the file that they were compressed to.
+
+    Args:
+        kinds: how many of them, and of what kind.
+        size: bytes of all of them.
+        bits: the same for each value of the images.
+        factor: how many times larger the compressed file is.
+    """
+
+    kinds: str
+    size: int
+    bits: float
+    factor: float
+
+    @classmethod
+    def of(cls, contents: Contents, files: Sequence[Path]) -> Sources:
+        size, header = sum(file.stat().st_size for file in files), contents.header
+        common = [kind for kind, _ in Counter(file.suffix.lower() for file in files).most_common()]
+        kinds = f"{len(files)} {_some(common)} file{'' if len(files) == 1 else 's'}"
+        return cls(kinds, size, 8 * size / (header.count * header.values), contents.size / max(size, 1))
+
+    def __str__(self) -> str:
+        beside = f"{self.factor:.2f} times larger" if self.factor > 1 else f"{1 / self.factor:.2f} times smaller"
+        return (
+            f"the {self.kinds} themselves: {self.size} bytes, {self.bits:.4f} bits/dim; the compressed file is {beside}"
+        )
+
+    def warning(self) -> str | None:
+        """What to say where compressing was in vain."""
+        if self.factor <= 1:
+            return None
+        return (
+            f"warning: the compressed file is {self.factor:.2f} times as large as the {self.kinds} that went in. It "
+            "holds all their decoded pixels, of which such files, JPEG's above all, may store less: if size is what "
+            "counts, keep the files themselves."
+        )
 
 
 def describe(contents: Contents) -> str:

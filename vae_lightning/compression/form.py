@@ -6,7 +6,7 @@ import re
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from torch import Tensor
@@ -86,10 +86,13 @@ class Form:
 
 @dataclass(frozen=True)
 class InputImages:
-    """Images (N, C, H, W) uint8, integers 0..levels-1, and how they came."""
+    """Images (N, C, H, W) uint8, integers 0..levels-1, how they came, and the files they were decoded from, none where
+    they are no files' whole content (a split of a data set that is one array, files that were brought to another
+    size)."""
 
     image: Tensor
     form: Form
+    files: tuple[Path, ...] = ()
 
     def name(self, row: int) -> str:
         """What to call an image in a list."""

@@ -1,6 +1,6 @@
 """Gaussian likelihoods: N(mu(z), sigma^2) for each value, with four ways to come by sigma.
 
-`scale` is a standard deviation in units of the full range 0..1, as the notes write it; the density is over the integer
+`scale` is a standard deviation in units of the full range 0..1, as textbooks write it; the density is over the integer
 image, so a fixed scale gives -log p(x|z) = squared error / (2 scale^2) + (D/2) log(2 pi scale^2 (levels-1)^2), the
 squared error taken over images in [0, 1].
 """
@@ -41,7 +41,7 @@ def _require_grey(name: str, levels: int) -> None:
 
 
 class GaussianLikelihood(Likelihood):
-    """N(mu(z), scale^2) with a fixed scale: the squared error of the notes.
+    """N(mu(z), scale^2) with a fixed scale: the squared error of the textbook.
 
     Args:
         latent_shape: (d,).

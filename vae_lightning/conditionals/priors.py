@@ -1,4 +1,4 @@
-"""p(z): the notes' N(0, I), priors that are learned, and one for each class."""
+"""p(z): N(0, I), priors that are learned, and one for each class."""
 
 from __future__ import annotations
 

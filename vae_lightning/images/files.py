@@ -100,6 +100,15 @@ def read_file(file: Path, image_shape: Shape) -> Tensor:
     return torch.from_numpy(pixels.copy()).permute(2, 0, 1).contiguous()
 
 
+def has_size(file: Path, image_shape: Shape) -> bool:
+    """Whether a file's picture is as large as the images are, upright or on its side (EXIF), by its header alone."""
+    try:
+        with Image.open(file) as opened:
+            return sorted(opened.size) == sorted(image_shape[1:])
+    except UNREADABLE:
+        return False
+
+
 def _size(picture: Image.Image, height: int, width: int) -> str:
     return (
         f"expected {height}x{width} pixels, as the model was built for, got {picture.height}x{picture.width}: bring "

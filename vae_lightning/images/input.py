@@ -18,7 +18,7 @@ from vae_lightning.compression.form import DTYPES, Form, InputImages
 from vae_lightning.core import Shape, Spec
 from vae_lightning.data import ImageData
 from vae_lightning.data.build import build_data
-from vae_lightning.images.files import class_labels, find_files, read_files
+from vae_lightning.images.files import class_labels, find_files, has_size, read_files
 
 SPLITS = ("train", "val", "test")
 ARRAYS = (".npy", ".npz")
@@ -58,7 +58,7 @@ def _read(sources: list[str], spec: Spec, checkpoint: Path, needs: tuple[str, ..
     files, names = find_files(paths)
     image, white = _integers(read_files(files, image_shape), levels, [str(file) for file in files])
     labels, classes = class_labels(names)
-    return InputImages(image, Form("files", white=white, names=names, labels=labels, classes=classes))
+    return InputImages(image, Form("files", white=white, names=names, labels=labels, classes=classes), tuple(files))
 
 
 def _by_name(form: Form, spec: Spec, source: str) -> Form:
@@ -99,7 +99,17 @@ def _split(split: str, spec: Spec, checkpoint: Path, needs: tuple[str, ...]) -> 
     data.check_matches(spec, needs)
     images = data.fixed(split)  # type: ignore[arg-type]
     labels = None if images.label is None else tuple(images.label.tolist())
-    return InputImages(images.image, Form("split", labels=labels))
+    return InputImages(images.image, Form("split", labels=labels), split_files(data, split))
+
+
+def split_files(data: ImageData, split: str) -> tuple[Path, ...]:
+    """The image files of a split, in its order; none where its source has no such files, or where one of them is of
+    another size than the split's images, so that these are no copies of it."""
+    names, folder = data.splits[split].names, getattr(data.source, "path", None)
+    if names is None or folder is None:
+        return ()
+    files = tuple(Path(folder) / name for name in names)
+    return files if all(has_size(file, data.image_shape) for file in files) else ()
 
 
 def _array(path: Path, image_shape: Shape, levels: int) -> InputImages:
@@ -133,7 +143,7 @@ def _array(path: Path, image_shape: Shape, levels: int) -> InputImages:
                 f"{label.dtype}."
             )
         labels = tuple(label.tolist())
-    return InputImages(image, Form("array", axes, array.dtype.str, white, labels=labels))
+    return InputImages(image, Form("array", axes, array.dtype.str, white, labels=labels), (path,))
 
 
 def _load(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
