@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import copy
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
@@ -15,7 +12,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import nn
 
-from tests.conftest import GENERATED, REPOSITORY, Generated
+from tests.conftest import REPOSITORY, Generated
 from tests.test_schedules import module, trainer
 from vae_lightning import load_model
 from vae_lightning.core import Batch, LatentModel, Loss
@@ -198,30 +195,3 @@ def test_nothing_to_train_and_others_parameters_are_refused() -> None:
     stranger.objective.param_groups = lambda: [{"params": [nn.Parameter(torch.ones(()))]}]
     with pytest.raises(ValueError, match=r"Learned\.param_groups: expected groups of its own parameters"):
         stranger.configure_optimizers()
-
-
-def test_two_processes_average_as_one(tmp_path: Path) -> None:
-    """With half the batch each; an autoencoder draws no noise in which they could differ. The same after a stop."""
-    parts = [REPOSITORY / "configs" / part for part in ("encoder/point_mass.yaml", "objective/reconstruction.yaml")]
-    command = [sys.executable, "-m", "vae_lightning", "fit"]
-    new = ["-c", DIGITS, "-c", EMA, *(word for part in parts for word in ("-c", part)), "--trainer.callbacks=null"]
-    new += [f"--data.source={GENERATED}", "--data.source.shape=[1,8,8]", "--data.source.levels=17"]
-    new += ["--data.source.count=144", "--data.val_size=16", "--trainer.max_epochs=2"]
-    for devices in (1, 2):
-        flags = ["--trainer.accelerator=cpu", f"--trainer.devices={devices}", f"--data.batch_size={32 // devices}"]
-        flags += ["--trainer.strategy=ddp"] if devices == 2 else []
-        on = [f"--ckpt_path=runs/digits/{devices}", "--trainer.max_epochs=3"]
-        for what in ([*new, f"--run.name={devices}"], on):
-            whole = [str(word) for word in (*command, *what, *flags)]
-            environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
-            subprocess.run(whole, cwd=tmp_path, env=environment, check=True, timeout=600)
-    one, two = (torch.load(f"runs/digits/{n}/checkpoints/last.ckpt", weights_only=True) for n in (1, 2))
-    assert one["averaging"]["count"] == two["averaging"]["count"] == one["global_step"] == 12
-    for a, b in (
-        (one["state_dict"], two["state_dict"]),
-        (one["averaging"]["trained"], two["averaging"]["trained"]),
-    ):
-        for name, value in a.items():
-            torch.testing.assert_close(b[name], value, rtol=1e-3, atol=1e-5)
-    trained = one["averaging"]["trained"]
-    assert any(not torch.equal(one["state_dict"][name], value) for name, value in trained.items())

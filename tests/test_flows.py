@@ -238,3 +238,23 @@ def test_codes_of_a_flow_are_its_centre(cli: Callable) -> None:
     assert cli("encode", "--ckpt_path=runs/digits/1", "--output=again.npz").status == 0
     assert np.array_equal(np.load("again.npz")["centre"], codes["centre"])  # no noise in them
     assert cli("reconstruct", "--ckpt_path=runs/digits/1").status == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", FLOWS)
+def test_a_compiled_step_of_a_flow_is_the_same_step(kind: type[FlowPosterior]) -> None:
+    """Loss and gradient of what torch.compile makes of it, with the same noise, without the C++ compiler behind it."""
+    torch._dynamo.reset()
+    encoder, likelihood = partial(kind, net=partial(MLP, hidden=[8])), partial(GaussianLikelihood, net=MLP)
+    model = VAE(Spec((1, 4, 4), 16), encoder=encoder, likelihood=likelihood, latent_size=3)
+    objective, image = ELBO(), torch.randint(0, 16, (8, 1, 4, 4)).float()
+    found = []
+    for step in (objective.forward, torch.compile(objective.forward, backend="eager")):
+        model.zero_grad()
+        torch.manual_seed(0)
+        loss = step(model, {"image": image}, torch.tensor(0.5)).value
+        loss.backward()
+        found.append([loss.detach(), *(p.grad.clone() for p in model.parameters() if p.grad is not None)])
+    assert len(found[0]) == len(found[1]) > 5
+    for plain, compiled in zip(*found, strict=True):
+        torch.testing.assert_close(compiled, plain, rtol=1e-4, atol=1e-4)
