@@ -74,7 +74,7 @@ def test_a_healthy_configuration_passes_and_nothing_of_it_changes() -> None:
     data = ImageData(Digits(), batch_size=64, val_size=200)
     looked = experiment(data, objective=ELBO(Linear()))
     weights, state = copy.deepcopy(looked.state_dict()), torch.get_rng_state()
-    findings = examine(looked, data, 5, gradient_clip_val=100.0)
+    findings = examine(looked, data, 200, gradient_clip_val=100.0)
     assert not troubles(findings), table(findings)
     assert torch.equal(torch.get_rng_state(), state)
     assert all(torch.equal(weights[name], value) for name, value in looked.state_dict().items())
