@@ -13,7 +13,7 @@ def schedule(case: Case) -> Iterator[Finding]:
     experiment = case.experiment
     if experiment.lr_scheduler is None:
         return
-    length = Length.of(case.epochs, case.max_steps, case.epoch_steps)
+    length = Length.of(case.epochs, case.steps, case.epoch_steps)
     scheduler = experiment.dry_scheduler()
     interval = interval_of(scheduler, experiment.lr_interval, length)
     if complaint := experiment.complaint(length):
