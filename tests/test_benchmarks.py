@@ -18,7 +18,8 @@ from benchmarks.train import COMPILED, by_hand, follow, project
 from tests.conftest import REPOSITORY, Generated, generated_flags
 from vae_lightning.data import ImageData
 
-RUN_ALONE = ["codec", "coder", "data", "embeddings", "likelihood", "peers", "sampling", "scale", "startup", "train"]
+ROUNDS = ["codec", "coder", "data", "embeddings", "likelihood", "peers", "sampling", "scale", "startup", "train"]
+RUN_ALONE = [*ROUNDS, "folders", "planted_defects"]
 
 
 def curves(name: str, side: int, *flags: str) -> list[tuple[list[float], list[float]]]:
@@ -97,7 +98,7 @@ def test_a_comparison_prints_as_it_goes_and_keeps_load_and_cores(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", RUN_ALONE)
+@pytest.mark.parametrize("name", ROUNDS)
 def test_every_benchmark_takes_rounds(name: str) -> None:
     command = [sys.executable, "-m", f"benchmarks.{name}", "--rounds", "0"]
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=120)

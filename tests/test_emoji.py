@@ -98,6 +98,7 @@ def test_the_emoji_hold_out_a_tenth_of_the_combinations(data_root: Path) -> None
         assert sum(other == tone for _, other in known) > 150
 
 
+@pytest.mark.slow
 def test_the_emoji_chain_trains_and_is_judged(cli: Callable, people: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("vae_lightning.measure.text2image.attributes.STEPS", 60)
     where = ["--data.source.folder.path", people / "images", "--data.source.folder.size=[16,16]", "--data.root=data"]

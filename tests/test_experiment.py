@@ -56,6 +56,7 @@ def test_fit_leaves_a_whole_run_and_a_checkpoint_is_enough(cli: Callable, curves
         "images",
         "metrics.csv",
         "run.json",
+        "verdict.json",
     }
     assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["best.ckpt", "last.ckpt"]
     assert {path.name for path in (run / "images").iterdir()} == {
@@ -309,7 +310,7 @@ def test_a_moved_run_keeps_its_best_checkpoint(cli: Callable, tmp_path: Path) ->
     Path("runs/digits/1").rename("moved")
     best = weights(Path("moved/checkpoints/best.ckpt"))
     going_on = ["--trainer.max_epochs=4", "--model.optimizer.lr=10"]  # the bound can only fall
-    assert cli("fit", "--ckpt_path=moved", *going_on).status == 0
+    assert cli("fit", "--ckpt_path=moved", *going_on).status == 1  # it diverges
     assert same(best, weights(Path("moved/checkpoints/best.ckpt")))
     assert not same(best, weights(Path("moved/checkpoints/last.ckpt")))
     again = cli("fit", "--ckpt_path=moved/checkpoints/best.ckpt", "--trainer.max_epochs=9")
@@ -326,7 +327,7 @@ def test_best_and_newest_are_what_they_say(cli: Callable) -> None:
         "--model.lr_scheduler.step_size=2",
     ]
     worse = [*climb, "--model.lr_scheduler.gamma=3000", "--trainer.max_epochs=3", "--model.optimizer.lr=0.003"]
-    assert cli("fit", "-c", DIGITS, *SHORT, *names, *worse).status == 0
+    assert cli("fit", "-c", DIGITS, *SHORT, *names, *worse).status == 1  # it diverges
     bounds = [float(row["val/elbo"]) for row in history("runs/digits/1") if row["val/elbo"]]
     assert bounds[-1] < max(bounds)
     from vae_lightning.checkpoint import find_checkpoint
@@ -346,7 +347,7 @@ def test_last_is_written_every_epoch_however_seldom_one_validates(cli: Callable)
     assert torch.load(folder / "last.ckpt", weights_only=True)["epoch"] == 4
     assert torch.load(folder / "best.ckpt", weights_only=True)["epoch"] == 2
     worse = ["--trainer.max_epochs=7", "--trainer.check_val_every_n_epoch=1", "--model.optimizer.lr=30"]
-    assert cli("fit", "--ckpt_path=runs/digits/1", *worse).status == 0
+    assert cli("fit", "--ckpt_path=runs/digits/1", *worse).status == 1  # it diverges
     assert torch.load(folder / "last.ckpt", weights_only=True)["epoch"] == 6  # nor however bad it is
     assert torch.load(folder / "best.ckpt", weights_only=True)["epoch"] == 2
 

@@ -101,6 +101,7 @@ def test_a_second_stage_that_is_resumed_equals_one_without_a_stop(cli: Callable)
     assert cli(*FIRST, DROPPED).status == 0
     flags = ["fit", "-c", DIGITS, *SHORT, *ENCODER, "--model.lr_schedule=null"]
     examined = cli("doctor", *flags[1:])
+    assert examined.status == 0, examined.err
     assert "ok   0 of 6 parameters get no gradient." in examined.out  # the decoder's: the others are meant to stay
     assert cli(*flags, "--trainer.max_epochs=2", "--run.name=whole").status == 0
     assert cli(*flags, "--trainer.max_epochs=1", "--run.name=parts").status == 0

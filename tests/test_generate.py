@@ -195,7 +195,7 @@ def test_slerp_stays_on_the_sphere_at_an_even_pace() -> None:
 def test_commands_draw_their_grids_or_say_why_not(cli: Callable, chain: Path) -> None:
     for name in "ab":
         save_picture(torch.randint(17, (1, 8, 8), dtype=torch.uint8).expand(3, 8, 8), Path(f"{name}.png"))
-    run = ["--ckpt_path", chain, "-o", "x.png"]
+    run = ["--ckpt_path", chain, "-o", "x.png", "--overwrite"]
     edit = ["edit", "a.png", "--from", "a thin seven", "--to", "a thick seven"]
     for command in (["generate", *TEXTS, "-n", "2"], ["variations", "a.png"], ["interpolate", "a.png", "b.png"], edit):
         done = cli(*command, *run)

@@ -120,7 +120,7 @@ class CLI(LightningCLI):
         come along with an experiment's file. Those that are said outright are not dropped without a word."""
         said = any(argument.startswith("--trainer.callbacks") for argument in self.arguments)
         runs = self.subcommand in ("validate", "test", "predict")
-        if said and not runs:
+        if said and callbacks and not runs:
             raise ValueError(
                 f"--trainer.callbacks: expected none, since {self.subcommand} runs no loop that would call them, got "
                 "some: leave them out, or give them to fit, validate, test or predict."

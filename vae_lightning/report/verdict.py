@@ -195,17 +195,21 @@ def _undertrained(facts: Facts, poor: bool) -> str:
 
 
 def _diverging(facts: Facts) -> str:
-    values = [abs(value) for _, value in facts.headline]
-    reference = facts.independent or min(values[:1] + [abs(loss) for loss in facts.losses[:1]], default=math.inf)
-    ends = values[-1:] + [abs(loss) for loss in facts.losses[-1:]]
-    worst = max((end if math.isfinite(end) else math.inf for end in ends), default=0.0)
-    if worst <= EXPLODED * max(1.0, reference):
-        return ""
-    return (
-        f"It has diverged: the loss ends at {worst:.3g}, where {reference:.3g} would be little. Its checkpoints are of "
-        "no use but one from before. Begin anew with a tenth of the learning rate (--model.optimizer.lr), and clip the "
-        "gradient (--trainer.gradient_clip_val 500)."
-    )
+    """Of headline and loss, each beside what independent pixels need, or where that is not known its own first value:
+    they need not be in one unit."""
+    for values in ([value for _, value in facts.headline], facts.losses):
+        if not values:
+            continue
+        reference = abs(values[0]) if facts.independent is None else facts.independent
+        reference = max(1.0, reference) if math.isfinite(reference) else 1.0
+        worst = abs(values[-1]) if math.isfinite(values[-1]) else math.inf
+        if worst > EXPLODED * reference:
+            return (
+                f"It has diverged: the loss ends at {worst:.3g}, where {reference:.3g} would be little. Its "
+                "checkpoints are of no use but one from before. Begin anew with a tenth of the learning rate "
+                "(--model.optimizer.lr), and clip the gradient (--trainer.gradient_clip_val 500)."
+            )
+    return ""
 
 
 def _signed(facts: Facts, index: int) -> float:
