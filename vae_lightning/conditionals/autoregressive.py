@@ -62,10 +62,8 @@ class AutoregressivePrior(SiteDensity):
         self.register_buffer("edges", quantiles.repeat(count, 1))
         self.register_buffer("tails", torch.full((count, 2), 0.5))
         self.start = nn.Parameter(0.02 * torch.randn(width))
-        self.place = nn.Parameter(0.5 * torch.randn(count, width))  # of the component that a position tells of
+        self.place = nn.Parameter(0.02 * torch.randn(count, width))  # of the component that a position tells of
         self.bin = nn.Embedding(count * bins, width)
-        middles = torch.special.ndtri((torch.arange(bins) + 0.5) / bins)  # neighbouring bins start as neighbours
-        self.bin.weight.data.copy_((middles[:, None] * 0.5 * torch.randn(count, 1, width)).flatten(0, 1))
         self.transformer = Transformer(width, depth, heads, causal=True, dropout=dropout)
         self.logits = nn.Linear(width, bins)
         nn.init.zeros_(self.logits.weight)
