@@ -98,7 +98,8 @@ class Truth:
 
 
 def test_bound_terms_gap_and_reconstruction() -> None:
-    """All that one pass prints. -log p(x) is too high by half its variance over samples, here 0.01 of its error."""
+    """All that one pass prints. -log p(x) is too high by half its variance over samples, here 0.01 of its error, and
+    the gap too low by as much, which is more of its smaller error."""
     weight, samples = orthogonal(), 100
     model, x = linear_gaussian(weight, shift=0.1, wider=0.2, images=SEEDS * IMAGES)
     truth = Truth(model, weight, 0.1)
@@ -114,7 +115,8 @@ def test_bound_terms_gap_and_reconstruction() -> None:
     assert truth.gap > 0.2
     for name in ("elbo", "rate", "distortion", "squared_error", "sampled_squared_error", "psnr"):
         covered(name, found[name], getattr(truth, name))
-    covered("gap", found["gap"], truth.gap, bias=0.1)
+    low = torch.tensor(found["estimator_variance"])[:, 0].mean().item() / 2
+    covered("gap", found["gap"], truth.gap - low, bias=0.1)
     covered("nll", found["nll"], -truth.log_prob)
     covered("nll_1", found["nll_1"], -truth.elbo)
     falling = [torch.tensor(found[name]).mean(0)[0] for name in ("nll_1", "nll_10", "nll")]

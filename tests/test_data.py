@@ -291,8 +291,8 @@ def test_unreadable_files_are_named_and_skipped_if_wanted(folder: Path, capsys: 
 def counted(folder: Path, root: Path, **settings: Any) -> tuple[ImageData, list[str]]:
     """The folder's images and the names of the files that had to be decoded for them."""
     source, names = ImageFolder(str(folder), **settings), []
-    decode = source._decode
-    source._decode = lambda file, shape: names.append(file.name) or decode(file, shape)
+    decode = source.decode
+    source.decode = lambda file, shape: names.append(file.name) or decode(file, shape)
     return loaded(source, root=str(root), batch_size=8, val_size=8), names
 
 
@@ -324,14 +324,14 @@ def test_a_folder_is_decoded_once_and_what_changed_again(folder: Path, tmp_path:
 def test_a_stopped_decoding_goes_on(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("vae_lightning.data.cache.CHUNK", 8)
     source = ImageFolder(str(folder))
-    decode = source._decode
+    decode = source.decode
 
     def killed(file: Path, shape: tuple[int, ...]) -> Any:
         if file == sorted(folder.rglob("*.png"))[20]:
             raise KeyboardInterrupt
         return decode(file, shape)
 
-    source._decode = killed
+    source.decode = killed
     with pytest.raises(KeyboardInterrupt):
         source.load(tmp_path, download=False)
     data, decoded = counted(folder, tmp_path)
@@ -368,8 +368,8 @@ def test_unreadable_files_stay_known_in_the_cache(folder: Path, tmp_path: Path) 
 
 
 def test_a_file_that_was_mended_without_a_trace_is_read_again(folder: Path, tmp_path: Path) -> None:
-    source, decode = ImageFolder(str(folder), skip_unreadable=True), ImageFolder._decode
-    source._decode = lambda file, shape: "no rights" if file.name == "03.png" else decode(source, file, shape)
+    source, decode = ImageFolder(str(folder), skip_unreadable=True), ImageFolder.decode
+    source.decode = lambda file, shape: "no rights" if file.name == "03.png" else decode(source, file, shape)
     assert sum(len(part) for part in loaded(source, root=str(tmp_path), batch_size=8, val_size=8).splits.values()) == 39
     data, decoded = counted(folder, tmp_path)
     assert decoded == ["03.png"]

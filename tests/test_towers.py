@@ -37,7 +37,7 @@ def flags() -> list[str]:
     return ["fit", "-c", str(REPOSITORY / "configs" / "base.yaml"), "-c", "towers.yaml"]
 
 
-def test_towers_go_through_fit_validate_and_test(cli: Callable) -> None:
+def test_towers_go_through_fit_validate_and_test(cli: Callable, curves: None) -> None:
     done = cli(*flags(), "--trainer.max_epochs=10", "--model.lr_schedule=null")
     assert done.status == 0, done.err
     assert len(re.findall(r"epoch \d+/10: .*val/recall 0\.\d\d", done.out)) == 10  # the bar's own headline
@@ -106,7 +106,7 @@ def test_commands_about_a_story_refuse_towers_in_a_sentence(cli: Callable) -> No
     assert {path.name for path in run.iterdir()} == {
         "checkpoints",
         "config.yaml",
-        "curve.png",
+        "verdict.json",
         "metrics.csv",
         "run.json",
     }
