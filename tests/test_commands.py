@@ -36,6 +36,7 @@ def in_processes(folder: Path, *command: str) -> None:
     subprocess.run(words, cwd=folder, env=environment, check=True, timeout=900)
 
 
+@pytest.mark.slow
 def test_two_processes_equal_one(cli: Callable, tmp_path: Path) -> None:
     """A test of the same weights does not depend on how many processes share the images, not even an odd number: all
     rows, what belongs to each image in the order of the images, and the studies, which the first process makes."""
@@ -108,6 +109,7 @@ def test_two_processes_train_as_one(cli: Callable, tmp_path: Path) -> None:
     assert len(list(two.glob("images/*/epoch_0002.png"))) == len(list(one.glob("images/*/epoch_0002.png"))) > 0
 
 
+@pytest.mark.slow
 def test_two_processes_go_on_within_an_epoch(tmp_path: Path) -> None:
     """Each with its own share of the order and its own noise, after 5 of 9 steps."""
     command = ["fit", "-c", str(DIGITS), *SHORT, "--trainer.max_epochs=1"]

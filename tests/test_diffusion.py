@@ -265,7 +265,7 @@ def as_context(value: Tensor, label: Tensor) -> tuple[Tensor, dict[str, Tensor]]
     ("path", "times"),
     [
         pytest.param(CosinePath(), UniformTimes(), id="v", marks=pytest.mark.slow),
-        pytest.param(StraightPath(), LogitNormalTimes(), id="flow"),
+        pytest.param(StraightPath(), LogitNormalTimes(), id="flow", marks=pytest.mark.slow),
     ],
 )
 def test_a_trained_one_has_the_spread_within_each_condition(path: Path, times: Times) -> None:

@@ -138,6 +138,7 @@ def correlated() -> tuple[Callable[..., VAE], Tensor, Tensor]:
     return make, x.view(-1, 1, 2, 2), exact
 
 
+@pytest.mark.slow
 def test_a_flow_comes_nearer_to_log_p_than_a_gaussian() -> None:
     make, x, exact = correlated()
     gaps = {}
@@ -188,7 +189,8 @@ def test_settings_without_sense_are_refused() -> None:
         InverseAutoregressivePosterior(spec, (2,), hidden=[])
 
 
-@pytest.mark.parametrize("name", ["flow", pytest.param("iaf", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["flow", "iaf"])
 def test_every_command_takes_a_flow_or_says_why_not(cli: Callable, name: str) -> None:
     encoder = REPOSITORY / "configs" / "encoder" / f"{name}.yaml"
     done = cli("fit", "-c", DIGITS, "-c", encoder, "--trainer.max_epochs=1", "--model.latent_model.latent_size=4")
