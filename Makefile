@@ -43,7 +43,7 @@ blur: $(STAMP) ## Train the digits with five likelihoods and two priors and comp
 	done
 	$(RUN) compare $(addprefix runs/blur/,$(BLUR))
 
-text2image: $(STAMP) ## Train the text-to-image chain on captioned MNIST in runs/text2image_mnist (40 minutes of one core); goes on where it was stopped
+text2image: $(STAMP) ## Train the text-to-image chain on captioned MNIST in runs/text2image_mnist (47 minutes of one core); goes on where it was stopped
 text2image-digits: $(STAMP) ## The same on the 8x8 digits (two minutes), in runs/text2image_digits
 text2image-cifar10: $(STAMP) ## The same on captioned CIFAR-10 (for a GPU), in runs/text2image_cifar10
 text2image text2image-digits text2image-cifar10:
