@@ -10,7 +10,7 @@ from torch.distributions import Distribution, Independent, Normal
 
 from vae_lightning.conditionals.likelihood import ImageHead
 from vae_lightning.core import Conditional, Delta, Shape, Spec
-from vae_lightning.nets import MLP, NetFactory, at_least_float32, bounded_log_scale, map_depth
+from vae_lightning.nets import MLP, Corruption, NetFactory, at_least_float32, bounded_log_scale, map_depth
 
 EncoderFactory = Callable[[Spec, Shape], Conditional]
 
@@ -86,7 +86,7 @@ class Corrupted(Conditional):
         spec: Spec,
         latent_shape: Shape,
         encoder: EncoderFactory,
-        corruption: nn.Module,
+        corruption: Corruption,
     ) -> None:
         super().__init__()
         self.encoder = encoder(spec, latent_shape)

@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from typing import Literal, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from vae_lightning.core import Batch, LatentModel, Model, PosteriorMean, Spec, Trace, rows
 from vae_lightning.metrics.estimators.importance import importance
@@ -16,6 +16,7 @@ from vae_lightning.metrics.estimators.pareto import FEWEST, TOO_HEAVY, tail_leng
 from vae_lightning.metrics.estimators.refinement import refined
 from vae_lightning.metrics.mean import MeanWithError, from_all_processes
 from vae_lightning.metrics.text2image.attributes import Attributes
+from vae_lightning.nets import Corruption
 
 OF_THE_BOUND = 100
 """Samples of the encoder's posterior that the gap's ELBO is by, where -log p(x) is by others."""
@@ -103,7 +104,7 @@ class ImageEvaluation(Evaluation):
     """
 
     def __init__(
-        self, samples: int = 1000, refinement: int = 0, studies: bool = True, corruption: nn.Module | None = None
+        self, samples: int = 1000, refinement: int = 0, studies: bool = True, corruption: Corruption | None = None
     ) -> None:
         for name, count in (("samples", samples), ("refinement", refinement)):
             if count < 0:

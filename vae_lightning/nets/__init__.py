@@ -2,7 +2,7 @@
 
 from vae_lightning.nets.base import Net, NetFactory, Shape, at_least_float32, bounded_log_scale
 from vae_lightning.nets.conv import ConvDecoder, ConvEncoder, map_depth
-from vae_lightning.nets.corruption import GaussianNoise, Masking, SaltAndPepper
+from vae_lightning.nets.corruption import Corruption, GaussianNoise, Masking, SaltAndPepper
 from vae_lightning.nets.denoiser import Denoiser, DenoiserFactory, PatchDenoiser, ResidualDenoiser
 from vae_lightning.nets.mlp import MLP
 from vae_lightning.nets.standardise import PerChannel, PrincipalComponents, Standardisation, StandardisationFactory
@@ -14,6 +14,7 @@ __all__ = [
     "Cache",
     "ConvDecoder",
     "ConvEncoder",
+    "Corruption",
     "Denoiser",
     "DenoiserFactory",
     "GaussianNoise",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+
 import torch
 from torch import Tensor, nn
 
@@ -11,7 +13,15 @@ def _require_probability(name: str, value: float) -> None:
         raise ValueError(f"{name}: expected a probability between 0 and 1, got {value}.")
 
 
-class Masking(nn.Module):
+class Corruption(nn.Module, ABC):
+    """Noise on images scaled to [0, 1], (..., C, H, W)."""
+
+    @abstractmethod
+    def forward(self, x: Tensor) -> Tensor:
+        """Images, of the same shape."""
+
+
+class Masking(Corruption):
     """Sets each pixel, in all its channels, to zero with probability `p` (Vincent et al. 2010, masking noise)."""
 
     def __init__(self, p: float = 0.25) -> None:
@@ -23,7 +33,7 @@ class Masking(nn.Module):
         return x * (torch.rand_like(x[..., :1, :, :]) >= self.p)
 
 
-class GaussianNoise(nn.Module):
+class GaussianNoise(Corruption):
     """Adds N(0, scale^2) to each value, without clipping."""
 
     def __init__(self, scale: float = 0.3) -> None:
@@ -36,7 +46,7 @@ class GaussianNoise(nn.Module):
         return x + self.scale * torch.randn_like(x)
 
 
-class SaltAndPepper(nn.Module):
+class SaltAndPepper(Corruption):
     """Sets each pixel, in all its channels, with probability `p` to black or white, by a fair coin."""
 
     def __init__(self, p: float = 0.25) -> None:
