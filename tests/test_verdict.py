@@ -50,7 +50,8 @@ def test_a_good_training_needs_nothing() -> None:
     ("others", "said", "remedy"),
     [
         ({"elbo": -1010.0}, "It has learned nothing yet", "independent pixels"),
-        ({"squared_error": 2.0}, "worse than PCA", "configs/experiment/images.yaml"),
+        ({"squared_error": 2.0}, "worse than PCA", "configs/model/principal.yaml"),
+        ({"squared_error": 2.0, "begun_at_pca": True}, "worse than PCA", "Train longer."),
         ({"rate": 0.01}, "collapsed", "-c configs/objective/warmup.yaml"),
         ({"headline": [*rising(-600.0), (10_500, -640.0)]}, "over-fitted", "dropout 0.3"),
         ({"steps": 60}, "60 steps are few", "fit --ckpt_path runs/images/1 --trainer.max_epochs"),

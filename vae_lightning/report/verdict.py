@@ -45,6 +45,7 @@ class Facts:
         pca: the squared error of PCA with as many components as there are latents, each known exactly.
         latents: how many.
         own_squared_error: from the posterior's mean.
+        begun_at_pca: whether the model began as PCA.
     """
 
     run: str
@@ -62,6 +63,7 @@ class Facts:
     pca: float | None = None
     latents: int = 0
     own_squared_error: float | None = None
+    begun_at_pca: bool = False
 
 
 @dataclass(frozen=True)
@@ -143,10 +145,10 @@ def _learned(facts: Facts) -> tuple[list[str], list[str]]:
     own = f"Its reconstructions are off by {facts.squared_error:.3g} (squared error of an image in [0, 1])"
     if facts.squared_error <= facts.limit:
         return [*good, f"{own}; {beside}."], []
-    return good, [
-        f"{own}, worse than PCA: {beside}. Train longer, or begin as PCA does "
-        "(-c configs/model/principal.yaml, which configs/experiment/images.yaml has)."
-    ]
+    remedy = "Train longer" + (
+        "." if facts.begun_at_pca else ", or begin as PCA does (-c configs/model/principal.yaml)."
+    )
+    return good, [f"{own}, worse than PCA: {beside}. {remedy}"]
 
 
 def _collapsed(facts: Facts) -> str:
