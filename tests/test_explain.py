@@ -14,7 +14,10 @@ from tests.test_bad_input import DIGITS, FAST, refused
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        (["--trainer.logger=TensorBoardLogger"], ["TensorBoardLogger needs the setting save_dir", "logger.save_dir"]),
+        (
+            ["--trainer.logger=TensorBoardLogger"],
+            ["TensorBoardLogger needs the setting save_dir, got none", "logger.save_dir."],
+        ),
         (
             ["--model.lr_scheduler=ReduceLROnPlateau"],
             ["got ReduceLROnPlateau, a name of 2", "--model.lr_scheduler torch.optim.lr_scheduler.ReduceLROnPlateau"],

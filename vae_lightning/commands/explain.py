@@ -91,7 +91,7 @@ def _of_a_class(text: str, where: str, error: Exception) -> str | None:
         return f"{where}: {name} needs a package that is not installed: pip install '{found[1]}', or choose another."
     if "tensorboardX" in text:
         return f"{where}: {name} needs a package that is not installed: pip install tensorboard, or choose another."
-    if found := re.search(r"the following arguments are required: ([\w, ]+)", text):
+    if found := re.search(r"the following arguments are required: (\w+(?:, \w+)*)", text):
         flags = " and ".join(f"--{where}.{setting}" for setting in found[1].split(", "))
         return f"{where}: {name} needs the setting {found[1]}, got none: give {flags}."
     if found := re.search(r"No module named '([^']+)'", text):
