@@ -203,3 +203,22 @@ def test_a_terminated_command_leaves_no_part_of_a_file(tmp_path: Path) -> None:
     assert process.wait(240) == 128 + signal.SIGTERM
     assert not list(tmp_path.glob(".*.part"))
     assert not (tmp_path / "codes.npz").exists()
+
+
+@pytest.mark.parametrize(
+    "meaning",
+    [{"window": (500, 3000)}, {"percentiles": (1, 99)}, {"levels": 4096}, {"window": (0, 4095), "levels": 16}],
+)
+def test_deep_files_are_read_as_training_read_them(tmp_path: Path, meaning: dict) -> None:
+    place = tmp_path / "deep"
+    place.mkdir()
+    for i in range(30):
+        Image.fromarray((load_digits().images[i] * 255).astype(np.uint16)).save(place / f"{i:02}.png")
+    data = ImageData(ImageFolder(str(place), channels=1, cache=False, **meaning), val_size=5, batch_size=8)
+    data.setup()
+    given = read_given([str(place)], data.spec, data).images
+    found = {str(name): image for name, image in zip(given.names, given.image, strict=True)}
+    assert len(found) == 30
+    for split in data.splits.values():
+        for name, image in zip(split.names, split.image, strict=True):
+            assert torch.equal(found[str(name)].long(), image.long()), name
