@@ -109,10 +109,11 @@ def write(pictures: Iterator[Image.Image], folder: Path) -> None:
     if folder.is_dir():
         print(f"{folder}: is there already")
         return
-    folder.mkdir(parents=True)
-    count = 0
+    begun, count = folder.with_name(f".{folder.name}"), 0
+    begun.mkdir(parents=True, exist_ok=True)
     for count, picture in enumerate(pictures, 1):
-        picture.save(folder / f"{count:05d}.png")
+        picture.save(begun / f"{count:05d}.png")
+    begun.rename(folder)
     print(f"{folder}: {count} images")
 
 

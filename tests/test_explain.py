@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import wandb
 
 from tests.test_bad_input import DIGITS, FAST, refused
 
@@ -84,6 +85,8 @@ def test_wandb_without_a_key(cli: Callable, monkeypatch: pytest.MonkeyPatch, tmp
     for name in ("HOME", "WANDB_CONFIG_DIR", "XDG_CONFIG_HOME"):
         monkeypatch.setenv(name, str(tmp_path / "home"))
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    wandb.teardown()  # W&B reads the environment once a process
     result = cli("fit", "-c", DIGITS, *FAST, "--trainer.logger=WandbLogger")
+    wandb.teardown()
     refused(result, "wandb login", "WANDB_MODE=offline")
     assert not list(Path().glob("runs/*/*"))
