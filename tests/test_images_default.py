@@ -9,19 +9,21 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+from torch.distributions import MultivariateNormal
 
 from tests.conftest import Generated
 from vae_lightning.compression.densities import image_codec
 from vae_lightning.compression.stack import Stack
 from vae_lightning.conditionals import PrincipalLogisticLikelihood, PrincipalPosterior
-from vae_lightning.conditionals.principal import principal_start
+from vae_lightning.conditionals.principal_start import principal_start
 from vae_lightning.core import Spec
 from vae_lightning.data import ImageData
 from vae_lightning.distributions import DiscretizedLogistic, even_edges, used_edges
 from vae_lightning.metrics import independent_pixels_nll
 from vae_lightning.models import VAE
-from vae_lightning.nets import ConvDecoder, ConvEncoder
+from vae_lightning.nets import ConvDecoder, ConvEncoder, UNet
 from vae_lightning.nets.conv import grown
 from vae_lightning.train.pictures import Reconstructions
 
@@ -34,8 +36,8 @@ def blobs(count: int, shape: tuple[int, int, int] = (3, 12, 9)) -> Tensor:
 
 
 def default(spec: Spec, size: int = 64) -> VAE:
-    encoder = partial(PrincipalPosterior, net=partial(ConvEncoder, channels=8, hidden=16))
-    likelihood = partial(PrincipalLogisticLikelihood, net=partial(ConvDecoder, channels=8, hidden=16))
+    encoder = partial(PrincipalPosterior, net=partial(UNet, channels=8))
+    likelihood = partial(PrincipalLogisticLikelihood, net=partial(UNet, channels=8))
     return VAE(spec, encoder, likelihood, latent_size=size)
 
 
@@ -71,6 +73,48 @@ def test_the_start_is_the_posterior_of_its_linear_model() -> None:
     assert torch.allclose(directions.T.double(), gain, atol=1e-3)
     # Of independent Gaussians the nearest to it has the inverse of its precision's diagonal.
     assert torch.allclose(scale.double().square(), 1 / torch.linalg.inv(of_z).diagonal(), rtol=1e-3)
+
+
+def test_the_start_knows_its_density() -> None:
+    """Against the Gaussian of the whole image."""
+    start, x = principal_start(blobs(200), 256, 12), torch.randn(5, 3 * 12 * 9)
+    unlinked = torch.stack([start._linked(row).flatten() for row in torch.eye(x.shape[1]).split(1)], 1).double()
+    mixing = torch.linalg.inv(unlinked)  # of independent noise of each value
+    noise = mixing @ torch.diag(start.scale.flatten().double() ** 2) @ mixing.T
+    covariance = start.weight.double().T @ start.weight.double() + noise
+    joint = MultivariateNormal(torch.zeros(x.shape[1], dtype=torch.float64), covariance)
+    assert start.nll(x).item() == pytest.approx(-joint.log_prob(x.double()).mean().item(), rel=1e-3)
+
+
+def test_the_posterior_begins_at_that_of_the_linear_model() -> None:
+    images, spec = blobs(200), Spec((3, 12, 9), 256)
+    posterior = PrincipalPosterior(spec, (12,))
+    posterior.init_from_data(images)
+    mean, scale = principal_start(images, 256, 12).posterior()
+    q = posterior(images / 255)
+    assert torch.allclose(q.base_dist.stddev, scale.expand(200, 12), rtol=1e-4)
+    assert torch.allclose(q.mean, ((images / 255).flatten(1) - posterior.mean) @ mean, atol=1e-5)
+
+
+def test_whole_images_have_components_where_held_out_images_are_told_better_by_them() -> None:
+    """Images that are mixtures of a few, and images of which no part knows another."""
+    few = torch.rand(400, 6) @ torch.rand(6, 16 * 16) * 60
+    alike = (few + torch.randn_like(few)).round().clamp(0, 255).unflatten(1, (1, 16, 16))
+    noise = F.interpolate(torch.randint(0, 256, (400, 1, 4, 4)).float(), size=(16, 16)).round()
+    for images, whole in ((alike, True), (noise, False)):
+        across = principal_start(images, 256, 64).weight.unflatten(1, (2, 8, 2, 8)).abs().amax((2, 4)).flatten(1)
+        assert ((across > 1e-4).sum(1) > 1).any() == whole  # a component that is seen in several blocks
+
+
+@pytest.mark.parametrize("shape", [(3, 16, 16), (1, 28, 20), (2, 5, 3)])
+def test_a_unet_gives_features_at_the_places_of_any_image(shape: tuple[int, int, int]) -> None:
+    net = UNet(shape, shape, channels=4, features=6, dropout=0.1)
+    assert net(torch.rand(2, 3, *shape)).shape == (2, 3, 6, *shape[1:]) == (2, 3, *net.out_shape)
+
+
+def test_a_unet_reads_images() -> None:
+    with pytest.raises(ValueError, match=r"UNet: expected an image \(C, H, W\) to read, got \(20,\)"):
+        UNet((20,), (1, 8, 8))
 
 
 @pytest.mark.parametrize("count", [2, 5, 30])

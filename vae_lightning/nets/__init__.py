@@ -7,6 +7,7 @@ from vae_lightning.nets.denoiser import Denoiser, DenoiserFactory, PatchDenoiser
 from vae_lightning.nets.mlp import MLP
 from vae_lightning.nets.standardise import PerChannel, PrincipalComponents, Standardisation, StandardisationFactory
 from vae_lightning.nets.transformer import Cache, Transformer
+from vae_lightning.nets.unet import UNet
 from vae_lightning.nets.vision_transformer import VisionTransformer
 
 __all__ = [
@@ -30,6 +31,7 @@ __all__ = [
     "Standardisation",
     "StandardisationFactory",
     "Transformer",
+    "UNet",
     "VisionTransformer",
     "at_least_float32",
     "bounded_log_scale",
