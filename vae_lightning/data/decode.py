@@ -15,6 +15,7 @@ from vae_lightning.core import Shape
 from vae_lightning.data.levels import Window, advice, tensor_of, to_levels
 from vae_lightning.data.native import (
     DICOM,
+    GREY,
     MODES,
     UNREADABLE,
     DeepError,
@@ -90,9 +91,10 @@ class Reading:
         with Image.open(file) as opened:
             if is_deep(opened):
                 raise deep([file])
-            picture, seen = composed(opened, self.background)
+            seen = Seen(0) if opened.mode in GREY else Seen.COLOUR
+            picture, was = composed(opened, self.background)
             picture = picture.convert(MODES[self.channels])
-        return Decoded(tensor_of(self._bytes(file, picture, shape)), seen)
+        return Decoded(tensor_of(self._bytes(file, picture, shape)), seen | was)
 
     def picture(self, opened: Image.Image, where: str) -> np.ndarray:
         """(C, H, W) of a picture that is in memory, likewise.
@@ -149,6 +151,14 @@ def picture_size(file: Path) -> tuple[int, int]:
         return (opened.width, opened.height) if turned else (opened.height, opened.width)
 
 
+def stored_channels(file: Path) -> int:
+    """1 of a picture that is stored in grey, as all DICOM is here, 3 of any other."""
+    if file.suffix.lower() in DICOM:
+        return 1
+    with Image.open(file) as opened:
+        return 1 if opened.mode in GREY else 3
+
+
 def deep(files: list[Path]) -> DeepError:
     """What to say of pictures that are deeper than 8 bits, by the range of some of them; other files are left out."""
     found = []
@@ -188,6 +198,11 @@ def tell_seen(reading: Reading, folder: Path, files: list[str], seen: np.ndarray
         say(
             f"{len(rows)} of {len(files)} pictures are transparent, such as {files[rows[0]]}: {ground} "
             "(--data.source.background)."
+        )
+    if len(rows := where[Seen.COLOUR]) and reading.channels == 1:
+        say(
+            f"{len(rows)} of {len(files)} pictures are stored in colour, such as {files[rows[0]]}: read in grey "
+            "(--data.source.channels 3 keeps colours)."
         )
     if len(rows := where[Seen.FRAMES]):
         say(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, replace
 from functools import cached_property
 from itertools import compress
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor
 
 from vae_lightning.data.cache import cached, decode_all
-from vae_lightning.data.decode import Decoded, Reading, deep, picture_size, tell_seen
+from vae_lightning.data.decode import Decoded, Reading, deep, picture_size, stored_channels, tell_seen
 from vae_lightning.data.layout import Layout, read_layout
 from vae_lightning.data.levels import LEVELS, check_depth, check_percentiles, percentile_window
 from vae_lightning.data.listing import class_of, name_hash
@@ -41,7 +42,7 @@ class ImageFolder(ImageSource):
         path: the folder, as it stands or below the folder of the data sets.
         size: (height, width) to bring every image to; null expects images of one size and takes them as they are.
         crop: with `size`, scale the image to cover it and cut the centre out; false stretches the image instead.
-        channels: 1 for grey, 3 for RGB, 4 for RGBA.
+        channels: 1 for grey, 3 for RGB, 4 for RGBA; null for 1 where the training images are stored in grey, or 3.
         background: grey level, 0 to 255, that transparent pictures are laid upon, with 1 or 3 channels; null leaves
             their transparency out.
         window: [low, high], in the files' own unit: low and below become 0, high and above the highest level.
@@ -63,7 +64,7 @@ class ImageFolder(ImageSource):
         path: str,
         size: tuple[int, int] | None = None,
         crop: bool = True,
-        channels: int = 3,
+        channels: int | None = None,
         test_fraction: float = 0.1,
         skip_unreadable: bool = False,
         cache: bool = True,
@@ -74,8 +75,8 @@ class ImageFolder(ImageSource):
         split_folders: bool | None = None,
         class_folders: bool | None = None,
     ) -> None:
-        if channels not in MODES:
-            raise ValueError(f"ImageFolder.channels: expected 1 (grey), 3 (RGB) or 4 (RGBA), got {channels}.")
+        if channels is not None and channels not in MODES:
+            raise ValueError(f"ImageFolder.channels: expected 1 (grey), 3 (RGB), 4 (RGBA) or null, got {channels}.")
         if size is not None and min(size) < 1:
             raise ValueError(f"ImageFolder.size: expected (height, width) of at least 1, got {tuple(size)}.")
         if not 0 < test_fraction < 1:
@@ -86,7 +87,9 @@ class ImageFolder(ImageSource):
         check_percentiles("ImageFolder", percentiles)
         self.path = Path(path).expanduser()
         self.size = None if size is None else (size[0], size[1])
-        self.crop, self.channels, self.background = crop, channels, background if channels < 4 else None
+        self.crop, self.background = crop, background if channels != 4 else None
+        if channels is not None:
+            self.channels = channels
         self.window = None if window is None else (window[0], window[1])
         self.percentiles, self._levels = percentiles, levels
         self.split_folders, self.class_folders = split_folders, class_folders
@@ -129,7 +132,20 @@ class ImageFolder(ImageSource):
         return Reading(self.channels, self.size, self.crop, self.background, self.window, self._levels)
 
     @cached_property
+    def channels(self) -> int:
+        """What the training images have, by as many as are looked at."""
+        folder, files = self.path / self._layout.folders["train"], self._layout.files["train"]
+        kinds = set()
+        for name in files[:: -(-len(files) // FEW)]:
+            with suppress(*UNREADABLE):  # named when the images are read
+                kinds.add(stored_channels(folder / name))
+        return max(kinds, default=3)
+
+    @cached_property
     def found(self) -> dict[str, Any]:
+        return {"channels": self.channels, **self._found_window()}
+
+    def _found_window(self) -> dict[str, Any]:
         if self.percentiles is None or self.window is not None:
             return {}
         files = [file for file in self._layout.files["train"] if not self._is_test(file)] or self._layout.files["train"]

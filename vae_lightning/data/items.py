@@ -16,15 +16,13 @@ from torch.utils.data import Dataset
 
 from vae_lightning.data.decode import Reading
 from vae_lightning.data.levels import LEVELS, check_depth, tensor_of, to_levels
+from vae_lightning.data.native import GREY
 from vae_lightning.data.say import say
 from vae_lightning.data.source import Images, ImageSource, Shape, Splits
 from vae_lightning.data.splits import Split
 
 IMAGES, LABELS = ("image", "img", "images", "x", "pixel_values"), ("label", "labels", "y", "target", "fine_label")
 """What an item that is a mapping may call them, the first that is there."""
-
-GREY = ("1", "L", "LA", "I", "F", "I;16")
-"""Pillow's modes without colours."""
 
 
 class ItemSource(ImageSource):

@@ -11,6 +11,8 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}
+GREY = ("1", "L", "LA", "La", "I", "F", "I;16", "I;16B", "I;16L")
+"""Pillow's modes without colours."""
 UNREADABLE = (OSError, UnidentifiedImageError, SyntaxError, ValueError, Image.DecompressionBombError)
 LUMA = (0.299, 0.587, 0.114)
 """ITU-R 601-2, as Pillow takes grey of colours."""
@@ -24,6 +26,7 @@ class Seen(IntFlag):
     FRAMES = 2
     DEEP = 4
     EIGHT_BITS = 8
+    COLOUR = 16
 
 
 class Native(NamedTuple):
@@ -80,7 +83,7 @@ def read_native(file: Path, channels: int, background: int | None) -> Native:
             picture, seen = composed(opened, background)
             return Native(
                 np.asarray(picture.convert(MODES[channels])).reshape(*picture.size[::-1], channels),
-                seen | Seen.EIGHT_BITS,
+                seen | Seen.EIGHT_BITS | (Seen(0) if opened.mode in GREY else Seen.COLOUR),
             )
         seen = Seen.DEEP | (Seen.FRAMES if getattr(opened, "n_frames", 1) > 1 else Seen(0))
         if opened.format == "PNG":
@@ -100,7 +103,7 @@ def read_native(file: Path, channels: int, background: int | None) -> Native:
         if background is not None:
             on = alpha * values + (1 - alpha) * (background / 255 * most)
             values = on if values.dtype.kind == "f" else np.rint(on).astype(values.dtype)
-    return Native(as_channels(values, channels), seen)
+    return Native(as_channels(values, channels), seen | (Seen.COLOUR if values.shape[2] > 1 else Seen(0)))
 
 
 def as_channels(values: np.ndarray, channels: int) -> np.ndarray:

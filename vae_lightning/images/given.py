@@ -129,9 +129,10 @@ def reader(spec: Spec, data: ImageData, asked: ImageFolder | None = None) -> Ima
     while source is not None and not isinstance(source, ImageFolder):
         source = getattr(source, "folder", None) or getattr(source, "source", None)
     channels, height, width = spec.image_shape
-    if source is not None and (asked is not None or source.channels == channels):
+    read = channels if source is None else vars(source).get("channels", channels)
+    if source is not None and (asked is not None or read == channels):
         folder = copy.copy(source)
-        folder.size = (height, width)
+        folder.size, folder.channels = (height, width), read
         return folder
     if channels not in MODES:
         raise ValueError(
