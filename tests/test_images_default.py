@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,16 +12,19 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+import yaml
+from PIL import Image
 from torch import Tensor
 from torch.distributions import MultivariateNormal
 
 from tests.conftest import Generated
+from tests.test_bad_input import DIGITS, FAST
 from vae_lightning.compression.densities import image_codec
 from vae_lightning.compression.stack import Stack
 from vae_lightning.conditionals import PrincipalLogisticLikelihood, PrincipalPosterior
 from vae_lightning.conditionals.principal_start import principal_start
 from vae_lightning.core import Spec
-from vae_lightning.data import ImageData
+from vae_lightning.data import ImageData, ImageFolder
 from vae_lightning.distributions import DiscretizedLogistic, even_edges, used_edges
 from vae_lightning.metrics import independent_pixels_nll
 from vae_lightning.models import VAE
@@ -220,3 +225,54 @@ def test_pictures_come_at_ten_moments_of_a_training(begun: int, drawn: int) -> N
     other = Reconstructions(every_n_epochs=5)
     other.on_train_start(trainer, None)  # type: ignore[arg-type]
     assert sum(other._is_due(trainer) for trainer.current_epoch in range(40)) == 8
+
+
+def folder_of(path: Path, modes: list[str], size: tuple[int, int] = (6, 5)) -> Path:
+    """Pictures of these modes, in the order of their names."""
+    path.mkdir()
+    for i, mode in enumerate(modes):
+        values = np.random.default_rng(i).integers(0, 256, (*size, 3)).astype(np.uint8)
+        Image.fromarray(values).convert(mode).save(path / f"{i:03d}.png")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("modes", "channels"), [(["L"] * 12, 1), (["1", "L", "LA"] * 4, 1), (["L"] * 11 + ["RGB"], 3), (["P"] * 12, 3)]
+)
+def test_channels_are_those_that_images_are_stored_in(tmp_path: Path, modes: list[str], channels: int) -> None:
+    source = ImageFolder(str(folder_of(tmp_path / "pictures", modes)), cache=False)
+    assert source.image_shape == (channels, 6, 5)
+    assert source.found == {"channels": channels}
+    assert source.load(tmp_path, False).train.image.shape[1:] == (channels, 6, 5)
+
+
+def test_colours_that_are_read_as_grey_are_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Those that were not looked at, too."""
+    modes = ["L"] * 40
+    modes[1] = "RGB"
+    path = folder_of(tmp_path / "pictures", modes)
+    ImageFolder(str(path), cache=False).load(tmp_path, False)
+    said = capsys.readouterr()
+    assert "1 of 40 pictures are stored in colour, such as 001.png: read in grey" in said.out + said.err
+    ImageFolder(str(path), channels=3, cache=False).load(tmp_path, False)
+    said = capsys.readouterr()
+    assert "stored in colour" not in said.out + said.err
+
+
+def test_the_channels_that_were_found_are_kept_with_the_run(cli: Callable, tmp_path: Path) -> None:
+    """Or a run that is gone on with, and files that it is given, would be read as what lies in the folder by then."""
+    path = folder_of(tmp_path / "pictures", ["L"] * 30, (8, 8))
+    flags = [
+        "--data.source=ImageFolder",
+        f"--data.source.path={path}",
+        "--data.source.cache=false",
+        "--data.val_size=0.2",
+    ]
+    assert cli("fit", "-c", DIGITS, *FAST, *flags, "--run.name=first").status == 0
+    kept = yaml.safe_load(Path("runs/digits/first/config.yaml").read_text())
+    assert kept["data"]["source"]["init_args"]["channels"] == 1
+    for file in path.iterdir():
+        file.unlink()
+    files = folder_of(tmp_path / "others", ["RGB", "L"], (8, 8))
+    result = cli("encode", str(files), "--ckpt_path=runs/digits/first")
+    assert result.status == 0, result.err
