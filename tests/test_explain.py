@@ -11,6 +11,8 @@ import wandb
 
 from tests.test_bad_input import DIGITS, FAST, refused
 
+FOLDER = ["--data.source=ImageFolder", "--data.source.path=x"]
+
 
 @pytest.mark.parametrize(
     ("flags", "words"),
@@ -55,6 +57,50 @@ from tests.test_bad_input import DIGITS, FAST, refused
         (["--model.lr_scheduler=StepLR"], ["StepLR needs the setting step_size", "--model.lr_scheduler.step_size"]),
         (["--model.latent_model.encoder.net=nowhere.Net"], ["encoder.net:", "there is no module 'nowhere' here"]),
         (["--data=Digits"], ["data: expected settings", "got 'Digits'"]),
+        (
+            [*FOLDER, "--data.source.window=5"],
+            ["data.source.window: expected two numbers or null, got 5: give --data.source.window [low,high]."],
+        ),
+        (
+            [*FOLDER, "--data.source.window=[1,a]"],
+            ["got [1, 'a']: give --data.source.window [low,high]."],
+        ),
+        (
+            [*FOLDER, "--data.source.percentiles=x"],
+            ["expected two numbers or null, got x: give --data.source.percentiles [low,high]."],
+        ),
+        (
+            [*FOLDER, "--data.source.size=64"],
+            ["expected two whole numbers or null, got 64: give --data.source.size [height,width]."],
+        ),
+        ([*FOLDER, "--data.source.size=[64]"], ["got [64]: give --data.source.size [height,width]."]),
+        ([*FOLDER, "--data.source.levels=[3]"], ["data.source.levels: expected a whole number or null, got [3]."]),
+        ([*FOLDER, "--data.source.channels=grey"], ["data.source.channels: expected a whole number, got grey."]),
+        (
+            ["--data.source=Arrays", "--data.source.path=x", "--data.source.window=5"],
+            ["give --data.source.window [low,high]."],
+        ),
+        (
+            ["--data.source=[1,2]"],
+            ["data.source: expected a class of kind ImageSource, got [1, 2]", "--data.source.NAME VALUE."],
+        ),
+        (
+            ["--model.latent_model.encoder.net.hidden=5"],
+            ["net.hidden: expected a list of whole numbers, got 5: give --model.latent_model.encoder.net.hidden [5]."],
+        ),
+        (
+            ["--model.optimizer=AdamW", "--model.optimizer.betas=5"],
+            ["model.optimizer.betas: expected two numbers, got 5: give --model.optimizer.betas [a,b]."],
+        ),
+        (["--model.optimizer.lr=x"], ["model.optimizer.lr: expected a number, got x."]),
+        (["--model.objective.beta=x"], ["beta: expected a number or the name of a class, got x, which is neither."]),
+        (["--model.objective.beta=WarmupConstan"], ["beta: expected the name of a class", "did you mean WarmupConst"]),
+        (["--model.averaging=x"], ["model.averaging: expected a number or null, got x."]),
+        (["--model.evaluation.samples=x"], ["model.evaluation.samples: expected a whole number, got x."]),
+        (["--model.compile=maybe"], ["model.compile: expected true or false, got maybe."]),
+        (["--data.augment=5"], ["data.augment: expected a list of classes or null, got 5."]),
+        (["--data.augment=[flip]"], ["data.augment: expected the name of a class, got 'flip', which there is not"]),
+        (["--trainer.precision=x"], ["trainer.precision: expected one of 64, 32, 16, transformer-engine, "]),
         (
             ["--trainer.callbacks+=ModelCheckpoint", "--trainer.callbacks.save_top_k=2"],
             ["--trainer.callbacks.monitor headline"],
