@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+import vae_lightning.data
 from tests.conftest import REPOSITORY
 from tests.test_own_checkpoints import SMALL
 from vae_lightning import load_model
@@ -119,3 +120,25 @@ def test_a_class_is_missed_in_another_module_of_the_name(tmp_path: Path, monkeyp
         require_modules([{"class_path": "torch.optim.Adam"}, {"class_path": "vae_lightning.nets.MLP"}], record)
     finally:
         sys.modules.pop("alike", None)
+
+
+def test_paths_of_sources_that_checkpoints_hold_stay_valid() -> None:
+    """Whichever of a class's two import paths a configuration named is kept in its checkpoint."""
+    homes = {
+        "arrays": ["Arrays"],
+        "binarized_mnist": ["BinarizedMNIST"],
+        "captioned": ["Captioned", "CaptionedFolder", "DigitGrammar", "PhotoGrammar"],
+        "captioned.captioned": ["Captioned"],
+        "captioned.folder": ["CaptionedFolder"],
+        "captioned.grammar": ["DigitGrammar", "PhotoGrammar"],
+        "digits": ["Digits"],
+        "folder": ["ImageFolder"],
+        "hugging_face": ["HuggingFace"],
+        "items": ["MapDataset"],
+        "source": ["ImageSource", "Images", "Splits"],
+        "torchvision_sources": ["CIFAR10", "KMNIST", "MNIST", "FashionMNIST"],
+    }
+    for home, names in homes.items():
+        for name in names:
+            module = importlib.import_module(f"vae_lightning.data.{home}")
+            assert getattr(module, name) is getattr(vae_lightning.data, name), f"{home}.{name}"

@@ -14,12 +14,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vae_lightning.data.cache import cached, decode_all
-from vae_lightning.data.decode import Decoded, Reading, deep, picture_size, tell_seen
-from vae_lightning.data.layout import Layout, read_layout
-from vae_lightning.data.levels import LEVELS, check_depth, check_percentiles, percentile_window
-from vae_lightning.data.listing import class_of, name_hash
-from vae_lightning.data.native import MODES, UNREADABLE, DeepError, RefusedError, read_native
+from vae_lightning.data.reading.cache import cached, decode_all
+from vae_lightning.data.reading.decode import Decoded, Reading, deep, picture_size, tell_seen
+from vae_lightning.data.reading.layout import Layout, read_layout
+from vae_lightning.data.reading.levels import LEVELS, check_depth, check_percentiles, percentile_window
+from vae_lightning.data.reading.listing import class_of, name_hash
+from vae_lightning.data.reading.native import MODES, UNREADABLE, DeepError, RefusedError, read_native
 from vae_lightning.data.say import say
 from vae_lightning.data.source import Images, ImageSource, Shape, Splits
 

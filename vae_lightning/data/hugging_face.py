@@ -8,9 +8,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from vae_lightning.data.decode import Reading
 from vae_lightning.data.items import ItemSource
-from vae_lightning.data.layout import ROLES
+from vae_lightning.data.reading.decode import Reading
+from vae_lightning.data.reading.layout import ROLES
 from vae_lightning.data.splits import Split
 
 HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")

@@ -12,8 +12,8 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from vae_lightning.core import Shape
-from vae_lightning.data.levels import Window, advice, tensor_of, to_levels
-from vae_lightning.data.native import (
+from vae_lightning.data.reading.levels import Window, advice, tensor_of, to_levels
+from vae_lightning.data.reading.native import (
     DICOM,
     MODES,
     UNREADABLE,
