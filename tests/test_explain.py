@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import wandb
 
 from tests.test_bad_input import DIGITS, FAST, refused
+from vae_lightning.data import Digits
 
 FOLDER = ["--data.source=ImageFolder", "--data.source.path=x"]
 
@@ -115,6 +117,53 @@ def test_one_sentence(cli: Callable, flags: list[str], words: list[str]) -> None
     assert "Namespace" not in result.error
     assert len(result.error.strip().splitlines()) == 1
     assert not list(Path().glob("runs/*/*"))
+
+
+class Mine(Digits):
+    """A source with settings of many types.
+
+    Args:
+        pair: (low, high) of it.
+    """
+
+    def __init__(
+        self,
+        pair: float | tuple[float, float] = 1.0,
+        numbers: int | list[int] = 3,
+        choice: Literal["x", "y"] = "x",
+        names: dict[str, int] | None = None,
+        mapping: Mapping[str, float] | None = None,
+        nest: Sequence[tuple[int, int]] = (),
+        file: Path | None = None,
+        others: list[Digits] | None = None,
+        word: str | None = None,
+    ) -> None:
+        super().__init__()
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ("pair=x", "expected a number or two numbers, got x: give --data.source.pair [low,high]."),
+        ("pair=[1]", "expected a number or two numbers, got [1]: give --data.source.pair [low,high]."),
+        (
+            "numbers=x",
+            "expected a whole number or a list of whole numbers, got x: give --data.source.numbers [1,2], or",
+        ),
+        ("choice=z", "expected one of x, y, got z."),
+        ("names=5", "expected names with their values or null, got 5."),
+        ("mapping=5", "expected names with their values or null, got 5."),
+        ("nest=5", "expected a list of lists, got 5."),
+        ("file=[1]", "expected a path or null, got [1]."),
+        ("others=5", "expected a list of classes or null, got 5."),
+        ("word=[1]", "expected a text or null, got [1]."),
+    ],
+)
+def test_a_value_of_another_type_of_a_users_class(cli: Callable, setting: str, words: str) -> None:
+    flags = ["--data.source=tests.test_explain.Mine", f"--data.source.{setting}"]
+    result = cli("fit", "-c", DIGITS, *FAST, *flags)
+    refused(result, f"error: data.source.{setting.partition('=')[0]}: {words}")
+    assert len(result.error.strip().splitlines()) == 1
 
 
 @pytest.mark.parametrize("logger", ["MLFlowLogger", "CometLogger"])

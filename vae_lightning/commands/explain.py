@@ -150,7 +150,7 @@ def explain(error: Exception, kinds: Mapping[str, Any]) -> str:
         return f"{where}: expected the name of a class, got {name!r}, which there is not{near}."
     if sentence := _of_a_class(text, where, error):
         return sentence
-    if found := re.search(r"Problem with given class_path '([^']+)':\s*(.+?)(?:\. Got value|$)", text):
+    if found := re.search(r"Problem with given class_path '([^']+)':\s*(?!Parser key)(.+?)(?:\. Got value|$)", text):
         return f"{where}: expected the import path of a class, got {found[1]!r}, which cannot be imported ({found[2]})."
     if found := re.search(r"(?:Import path (\S+) does not correspond to|Expected '([^']+)' to be) a subclass of", text):
         name, kind = found[1] or found[2], re.search(r"a subclass of (?:<class ')?(\w+)", text[found.start() :])

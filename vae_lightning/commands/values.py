@@ -12,9 +12,11 @@ PLAIN = {
     "float": ("a number", "numbers"),
     "bool": ("true or false", "true and false"),
     "str": ("a text", "texts"),
+    "Path": ("a path", "paths"),
 }
 COUNTS = {2: "two", 3: "three", 4: "four"}
 SERIES = ("list", "Sequence", "Iterable", "tuple", "set")
+NAMED = ("dict", "Mapping")
 SHOWN = 100
 """How much of a value a sentence repeats."""
 
@@ -69,7 +71,8 @@ def _types(said: str) -> list[str] | None:
     else:
         return None
     types = [re.sub(r"<class '([\w.]+)'>", r"\1", it) for it in types]
-    return [it.removeprefix("typing.").removeprefix("collections.abc.") for it in types if it != "torch.Tensor"]
+    types = [re.sub(r"^(typing|collections\.abc|pathlib)\.", "", it) for it in types if it != "torch.Tensor"]
+    return [it for it in types if it != "int" or "float" not in types]
 
 
 def _parts(text: str, at: str = ",") -> list[str]:
@@ -86,7 +89,7 @@ def _parts(text: str, at: str = ",") -> list[str]:
 
 def _is_class(kind: str) -> bool:
     """Whether its value is the name of a class."""
-    return re.fullmatch(r"[\w.]+", kind) is not None and kind not in (*PLAIN, *SERIES, "NoneType", "dict")
+    return re.fullmatch(r"[\w.]+", kind) is not None and kind not in (*PLAIN, *SERIES, *NAMED, "NoneType")
 
 
 def _of(kind: str) -> tuple[str, list[str]]:
@@ -104,10 +107,12 @@ def _in_words(kind: str) -> str | None:
     name, inner = _of(kind)
     if name in PLAIN:
         return PLAIN[name][0]
-    if name in ("dict", "Mapping"):
+    if name in NAMED:
         return "names with their values"
     if name not in SERIES:
         return None
+    if inner and _of(inner[0])[0] in SERIES:
+        return "a list of lists"
     kinds = [_plain(it) for it in inner if it != "..."]
     of = PLAIN[kinds[0]][1] if kinds and kinds[0] and len(set(kinds)) == 1 else None
     if name == "tuple" and inner and inner[-1] != "...":
@@ -118,7 +123,7 @@ def _in_words(kind: str) -> str | None:
 def _written(kind: str, owner: str | None, setting: str, value: str) -> str:
     """How a series is written on the command line; empty for what is none."""
     name, inner = _of(kind)
-    if name not in SERIES or not inner:
+    if name not in SERIES or not inner or _of(inner[0])[0] in SERIES:
         return ""
     if name == "tuple" and inner[-1] != "...":
         names = re.match(r"[\[(](\w+(?:, \w+)*)[\])]", documented(owner, setting) if owner else "")
@@ -127,7 +132,7 @@ def _written(kind: str, owner: str | None, setting: str, value: str) -> str:
     plain = _plain(inner[0])
     if plain == "str" or (plain and re.fullmatch(r"-?\d+" if plain == "int" else r"-?[\d.]+(e-?\d+)?", value)):
         return f"[{value}]"
-    return {"int": "[1,2] or however many", "float": "[0.1,0.2] or however many"}.get(plain or "", "")
+    return {"int": "[1,2], or however many", "float": "[0.1,0.2], or however many"}.get(plain or "", "")
 
 
 def _value(said: str) -> str:
