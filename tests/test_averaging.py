@@ -43,6 +43,20 @@ class Watch(Callback):
         trainer.should_stop = Watch.stop == trainer.current_epoch + 1
 
 
+class Kept(Callback):
+    """The encoder's first weights after every step, and what stands in the model at the end, in a file a process."""
+
+    def __init__(self) -> None:
+        self.trained: list[torch.Tensor] = []
+
+    def on_train_batch_end(self, trainer: Trainer, module: LightningModule, *args: Any) -> None:
+        self.trained.append(next(module.latent_model.encoder.parameters()).detach().clone())
+
+    def on_fit_end(self, trainer: Trainer, module: LightningModule) -> None:
+        content = {"trained": torch.stack(self.trained), "shown": module.state_dict()}
+        torch.save(content, f"{trainer.world_size}_{trainer.global_rank}.pt")
+
+
 @pytest.fixture(autouse=True)
 def _unwatched() -> None:
     Watch.trained, Watch.shown, Watch.stop = [], [], None
@@ -60,7 +74,7 @@ def require_same(one: str, other: str) -> None:
         assert all(torch.equal(value, others[name]) for name, value in mine.items())
 
 
-def averaged(values: list[float], decay: float) -> float:
+def averaged(values: Any, decay: float) -> Any:
     average = 0.0
     for n, value in enumerate(values):
         d = min(decay, n / (n + 9))

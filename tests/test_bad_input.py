@@ -53,7 +53,10 @@ def refused(result: Result, *words: str) -> None:
             ["--model.latent_model.encoder.net=torch.nn.Linear"],
             ["encoder.net: expected a class of kind Net, got torch"],
         ),
-        (["--model.latent_model.latent_size=many"], ["model.latent_model.latent_size: expected int, got many"]),
+        (
+            ["--model.latent_model.latent_size=many"],
+            ["model.latent_model.latent_size: expected a whole number, got many"],
+        ),
         (["--model.objective.beta=-3"], ["expected weights of at least 0, got -3"]),
         (["--model.evaluation.samples=-4"], ["model.evaluation.samples: expected at least 0, got -4"]),
         (["--model.evaluation.refinement=-1"], ["model.evaluation.refinement: expected at least 0, got -1"]),

@@ -20,6 +20,7 @@ import wandb
 import yaml
 
 from tests.conftest import GENERATED, REPOSITORY, generated_flags
+from tests.test_averaging import averaged
 from tests.test_experiment import DIGITS, SHORT, history, same, weights
 from vae_lightning import load_model
 from vae_lightning.commands import sweep
@@ -86,12 +87,14 @@ def test_studies_look_at_the_model_as_it_is_tested(cli: Callable) -> None:
 
 
 def test_two_processes_train_as_one(cli: Callable, tmp_path: Path) -> None:
-    """Two processes with half the batch each take the steps of one, with validation batches that do not come out even
-    and pictures on; an autoencoder draws no noise in which they could differ."""
-    parts = [REPOSITORY / "configs" / part for part in ("encoder/point_mass.yaml", "objective/reconstruction.yaml")]
+    """Two processes with half the batch each take the steps of one and average the weights as one does, with validation
+    batches that do not come out even and pictures on; an autoencoder draws no noise in which they could differ."""
+    names = ("encoder/point_mass.yaml", "objective/reconstruction.yaml", "averaging/ema.yaml")
+    parts = [REPOSITORY / "configs" / part for part in names]
     command = ["fit", "-c", str(DIGITS), *(word for part in parts for word in ("-c", str(part)))]
     command += [f"--data.source={GENERATED}", "--data.source.shape=[1,8,8]", "--data.source.levels=17"]
     command += ["--data.source.count=273", "--data.val_size=33", "--data.eval_batch_size=16", "--trainer.max_epochs=2"]
+    command += ["--model.averaging=0.5", "--trainer.callbacks+=tests.test_averaging.Kept"]
     for devices in (1, 2):
         flags = ["--trainer.accelerator=cpu", f"--trainer.devices={devices}", f"--data.batch_size={48 // devices}"]
         flags += [f"--run.name={devices}"]
@@ -100,8 +103,18 @@ def test_two_processes_train_as_one(cli: Callable, tmp_path: Path) -> None:
         else:
             in_processes(tmp_path, *command, *flags, "--trainer.strategy=ddp")
     one, two = (Path("runs/digits") / name for name in "12")
+    averages = weights(two / "checkpoints" / "last.ckpt")
     for name, value in weights(one / "checkpoints" / "last.ckpt").items():
-        torch.testing.assert_close(weights(two / "checkpoints" / "last.ckpt")[name], value, rtol=1e-3, atol=1e-5)
+        torch.testing.assert_close(averages[name], value, rtol=1e-3, atol=1e-5)
+    alone = torch.load("1_0.pt")["trained"]
+    first, second = (torch.load(f"2_{rank}.pt") for rank in (0, 1))
+    assert torch.equal(first["trained"], second["trained"])
+    torch.testing.assert_close(first["trained"], alone, rtol=1e-3, atol=1e-5)
+    assert same(first["shown"], second["shown"])
+    assert same(second["shown"], averages)
+    name = next(name for name in averages if name.startswith("latent_model.encoder."))
+    torch.testing.assert_close(averages[name], averaged(first["trained"], 0.5), rtol=1e-5, atol=1e-7)
+    assert not torch.allclose(averages[name], first["trained"][-1], rtol=1e-3, atol=1e-5)
     bounds = [
         [float(row["val/distortion"]) for row in history(str(run)) if row["val/distortion"]] for run in (one, two)
     ]

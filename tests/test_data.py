@@ -322,7 +322,7 @@ def test_a_folder_is_decoded_once_and_what_changed_again(folder: Path, tmp_path:
 
 
 def test_a_stopped_decoding_goes_on(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vae_lightning.data.cache.CHUNK", 8)
+    monkeypatch.setattr("vae_lightning.data.reading.cache.CHUNK", 8)
     source = ImageFolder(str(folder))
     decode = source.decode
 

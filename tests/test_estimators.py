@@ -13,12 +13,13 @@ from sklearn.decomposition import PCA
 from torch import Tensor
 from torch.distributions import Bernoulli, Independent, MultivariateNormal, Normal, kl_divergence
 
+from tests.stories import Ladder
 from vae_lightning.conditionals import BernoulliLikelihood, GaussianLikelihood, GaussianPosterior, PointMass
 from vae_lightning.core import Batch, LatentModel, Spec, Story
 from vae_lightning.metrics import ImageEvaluation, importance
 from vae_lightning.metrics.baselines import PrincipalDensities, pca_squared_error, ppca_log_prob
 from vae_lightning.metrics.estimators.annealing import annealed_log_prob, sigmoidal
-from vae_lightning.metrics.estimators.gap import inference_gap, prior_log_prob
+from vae_lightning.metrics.estimators.gap import bound_beside, inference_gap, prior_log_prob
 from vae_lightning.metrics.estimators.refinement import Bounds, refined
 from vae_lightning.metrics.sharpness import CUT, edge_width, frequencies, high_frequency_energy
 from vae_lightning.models import VAE
@@ -481,12 +482,13 @@ def test_pca_of_few_images_has_no_more_components_than_they_differ_in() -> None:
     torch.testing.assert_close(pca_squared_error([train], [test], 17, 40), two)
 
 
-def test_the_gap_is_never_negative() -> None:
-    """Of three images and ten samples: both of its terms are of the same samples."""
+@pytest.mark.parametrize("refinement", [0, 3])
+def test_the_gap_is_never_negative(refinement: int) -> None:
+    """Of three images and ten samples, whose noise its terms share or are rid of."""
     model = VAE(Spec((1, 4, 4), 256), GaussianPosterior, GaussianLikelihood, latent_size=2).eval()
     for seed in range(20):
         torch.manual_seed(seed)
-        evaluation = ImageEvaluation(samples=10, studies=False)
+        evaluation = ImageEvaluation(samples=10, refinement=refinement, studies=False)
         evaluation.start(torch.device("cpu"), keep=True)
         with torch.no_grad():
             evaluation.update(
@@ -494,9 +496,40 @@ def test_the_gap_is_never_negative() -> None:
             )
         gap, error = evaluation.results()["gap"]
         assert gap >= 0
+        assert evaluation.per_image["gap"].shape == (3,)
         assert (evaluation.per_image["gap"] >= 0).all()
         assert error >= 0
-    refined = ImageEvaluation(samples=10, refinement=3, studies=False)
-    refined.start(torch.device("cpu"), keep=True)
-    refined.update(model, Spec((1, 4, 4), 256), {"image": torch.randint(0, 256, (3, 1, 4, 4)).float()}, "test")
-    assert refined.per_image["gap"].shape == (3,)
+
+
+@pytest.mark.parametrize("diagonal", [True, False])
+def test_a_refined_gap_is_without_the_encoders_noise(diagonal: bool) -> None:
+    """The encoder's bound beside refined posteriors, of ten samples: without bias, with half the noise of the samples'
+    mean, and with next to none where p(z|x) is one of them. So the gap of no image comes out below 0."""
+    weight = orthogonal() if diagonal else torch.randn(8, 3).double() * torch.tensor([1.5, 1.0, 0.5])
+    model, x = linear_gaussian(weight, shift=0.2, wider=0.1, images=20)
+    given, elbo = {"image": x}, exact(model, x) - kl_divergence(posterior_of(model, x), posterior(model, x))
+    near = refined(model, given, 200)
+    mine, plain, gaps = [], [], []
+    for _ in range(60):
+        mine.append(bound_beside(near, model, given, 10))
+        plain.append(importance(model, given, [10]).bound[0])
+        gaps.append(importance(model, given, [10], proposal=near.widened()).log_prob[0] - mine[-1])
+    found, others = torch.stack(mine), torch.stack(plain)
+    error = found.std(0) / 60**0.5
+    assert ((found.mean(0) - elbo).abs() < 4.5 * error + 1e-3).all()
+    assert found.std(0).mean() < (0.05 if diagonal else 0.6) * others.std(0).mean()
+    assert torch.stack(gaps).min() > 0
+    assert (exact(model, x) - others).min() < 0  # as those of the samples' mean do
+
+
+def test_the_bound_of_several_latents_beside_refined_posteriors() -> None:
+    """Whose later posteriors hang on the earlier latents: without bias, though far from p(z|x), where it has as much
+    noise as the samples' mean."""
+    spec = Spec((1, 8, 8), 17)
+    model = Ladder(spec).eval()
+    given = {"image": torch.randint(0, 17, (3, 1, 8, 8)).float()}
+    near = refined(model, given, 20)
+    few = torch.stack([bound_beside(near, model, given, 100) for _ in range(40)])
+    plain = torch.stack([importance(model, given, [100]).bound[0] for _ in range(40)])
+    apart = few.mean(0) - plain.mean(0)
+    assert (apart.abs() < 4.5 * ((few.var(0) + plain.var(0)) / 40).sqrt()).all()

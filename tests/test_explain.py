@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import wandb
 
 from tests.test_bad_input import DIGITS, FAST, refused
+from vae_lightning.data import Digits
+
+FOLDER = ["--data.source=ImageFolder", "--data.source.path=x"]
 
 
 @pytest.mark.parametrize(
@@ -56,6 +60,50 @@ from tests.test_bad_input import DIGITS, FAST, refused
         (["--model.latent_model.encoder.net=nowhere.Net"], ["encoder.net:", "there is no module 'nowhere' here"]),
         (["--data=Digits"], ["data: expected settings", "got 'Digits'"]),
         (
+            [*FOLDER, "--data.source.window=5"],
+            ["data.source.window: expected two numbers or null, got 5: give --data.source.window [low,high]."],
+        ),
+        (
+            [*FOLDER, "--data.source.window=[1,a]"],
+            ["got [1, 'a']: give --data.source.window [low,high]."],
+        ),
+        (
+            [*FOLDER, "--data.source.percentiles=x"],
+            ["expected two numbers or null, got x: give --data.source.percentiles [low,high]."],
+        ),
+        (
+            [*FOLDER, "--data.source.size=64"],
+            ["expected two whole numbers or null, got 64: give --data.source.size [height,width]."],
+        ),
+        ([*FOLDER, "--data.source.size=[64]"], ["got [64]: give --data.source.size [height,width]."]),
+        ([*FOLDER, "--data.source.levels=[3]"], ["data.source.levels: expected a whole number or null, got [3]."]),
+        ([*FOLDER, "--data.source.channels=grey"], ["data.source.channels: expected a whole number, got grey."]),
+        (
+            ["--data.source=Arrays", "--data.source.path=x", "--data.source.window=5"],
+            ["give --data.source.window [low,high]."],
+        ),
+        (
+            ["--data.source=[1,2]"],
+            ["data.source: expected a class of kind ImageSource, got [1, 2]", "--data.source.NAME VALUE."],
+        ),
+        (
+            ["--model.latent_model.encoder.net.hidden=5"],
+            ["net.hidden: expected a list of whole numbers, got 5: give --model.latent_model.encoder.net.hidden [5]."],
+        ),
+        (
+            ["--model.optimizer=AdamW", "--model.optimizer.betas=5"],
+            ["model.optimizer.betas: expected two numbers, got 5: give --model.optimizer.betas [a,b]."],
+        ),
+        (["--model.optimizer.lr=x"], ["model.optimizer.lr: expected a number, got x."]),
+        (["--model.objective.beta=x"], ["beta: expected a number or the name of a class, got x, which is neither."]),
+        (["--model.objective.beta=WarmupConstan"], ["beta: expected the name of a class", "did you mean WarmupConst"]),
+        (["--model.averaging=x"], ["model.averaging: expected a number or null, got x."]),
+        (["--model.evaluation.samples=x"], ["model.evaluation.samples: expected a whole number, got x."]),
+        (["--model.compile=maybe"], ["model.compile: expected true or false, got maybe."]),
+        (["--data.augment=5"], ["data.augment: expected a list of classes or null, got 5."]),
+        (["--data.augment=[flip]"], ["data.augment: expected the name of a class, got 'flip', which there is not"]),
+        (["--trainer.precision=x"], ["trainer.precision: expected one of 64, 32, 16, transformer-engine, "]),
+        (
             ["--trainer.callbacks+=ModelCheckpoint", "--trainer.callbacks.save_top_k=2"],
             ["--trainer.callbacks.monitor headline"],
         ),
@@ -69,6 +117,53 @@ def test_one_sentence(cli: Callable, flags: list[str], words: list[str]) -> None
     assert "Namespace" not in result.error
     assert len(result.error.strip().splitlines()) == 1
     assert not list(Path().glob("runs/*/*"))
+
+
+class Mine(Digits):
+    """A source with settings of many types.
+
+    Args:
+        pair: (low, high) of it.
+    """
+
+    def __init__(
+        self,
+        pair: float | tuple[float, float] = 1.0,
+        numbers: int | list[int] = 3,
+        choice: Literal["x", "y"] = "x",
+        names: dict[str, int] | None = None,
+        mapping: Mapping[str, float] | None = None,
+        nest: Sequence[tuple[int, int]] = (),
+        file: Path | None = None,
+        others: list[Digits] | None = None,
+        word: str | None = None,
+    ) -> None:
+        super().__init__()
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ("pair=x", "expected a number or two numbers, got x: give --data.source.pair [low,high]."),
+        ("pair=[1]", "expected a number or two numbers, got [1]: give --data.source.pair [low,high]."),
+        (
+            "numbers=x",
+            "expected a whole number or a list of whole numbers, got x: give --data.source.numbers [1,2], or",
+        ),
+        ("choice=z", "expected one of x, y, got z."),
+        ("names=5", "expected names with their values or null, got 5."),
+        ("mapping=5", "expected names with their values or null, got 5."),
+        ("nest=5", "expected a list of lists, got 5."),
+        ("file=[1]", "expected a path or null, got [1]."),
+        ("others=5", "expected a list of classes or null, got 5."),
+        ("word=[1]", "expected a text or null, got [1]."),
+    ],
+)
+def test_a_value_of_another_type_of_a_users_class(cli: Callable, setting: str, words: str) -> None:
+    flags = ["--data.source=tests.test_explain.Mine", f"--data.source.{setting}"]
+    result = cli("fit", "-c", DIGITS, *FAST, *flags)
+    refused(result, f"error: data.source.{setting.partition('=')[0]}: {words}")
+    assert len(result.error.strip().splitlines()) == 1
 
 
 @pytest.mark.parametrize("logger", ["MLFlowLogger", "CometLogger"])

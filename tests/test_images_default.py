@@ -165,6 +165,25 @@ def test_uneven_levels_are_a_distribution_that_is_coded_exactly() -> None:
     assert (image_codec(wide).pop(stack) == symbols).all()
 
 
+@pytest.mark.parametrize("also_even", [False, True])
+def test_the_mean_of_many_uneven_levels_is_the_sum_over_them(also_even: bool) -> None:
+    """Of images of 12 bits that hold every sixteenth level, or that in their lower half alone."""
+    image = torch.randint(0, 256, (400_000,)) * 16
+    if also_even:
+        image = torch.cat([image[image < 2048], torch.randint(2048, 4096, (400_000,))])
+    edges = used_edges(image, 4096)
+    assert (edges - even_edges(4096)).abs().max() > 7
+    loc, scale = torch.meshgrid(torch.linspace(-200, 4300, 91), torch.logspace(-1, 3, 9), indexing="ij")
+    loc, scale = loc.double(), scale.double()
+    d = DiscretizedLogistic(loc, scale, 4096, edges=edges)
+    total = sum(i * d.log_prob(torch.full_like(loc, i)).exp() for i in range(4096))
+    assert (d.mean - total).abs().max() < 0.1
+    assert (DiscretizedLogistic(loc, scale, 4096).mean - total).abs().max() > 5  # without the edges
+    single = DiscretizedLogistic(loc.float(), scale.float(), 4096, edges=edges).mean
+    assert (single - total).abs().max() < 0.1
+    assert ((d.mean[1:] - d.mean[:-1]) > -1e-9).all()  # nothing jumps where other edges are the near ones
+
+
 @pytest.mark.parametrize(
     ("size", "widths"),
     [((8, 8), [32]), ((16, 16), [32, 64]), ((28, 20), [32, 64, 128]), ((64, 64), [32, 64, 128, 128]), ((3, 2), [32])],

@@ -124,8 +124,83 @@ def test_hugging_face(tmp_path: Path) -> None:
     assert loaded(HuggingFace(str(tmp_path / "one"), size=(4, 4), channels=1)).image_shape == (1, 4, 4)
     with pytest.raises(ValueError, match=r"expected a column of the data set, .*, got photo"):
         loaded(HuggingFace(str(tmp_path / "one"), image="photo"))
-    with pytest.raises(ValueError, match=r"nowhere: expected a data set's folder \(save_to_disk\) or its name"):
+    with pytest.raises(
+        ValueError, match=r"nowhere: expected a data set's folder \(save_to_disk\) or its name.*no folder"
+    ):
         loaded(HuggingFace(str(tmp_path / "nowhere")))
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """What the hub answers to a name, and what it has been asked."""
+    datasets = pytest.importorskip("datasets")
+    hub = SimpleNamespace(asked=[], answer=None)
+
+    def load_dataset(*asked: Any) -> Any:
+        hub.asked.append(asked)
+        if isinstance(hub.answer, Exception):
+            raise hub.answer
+        return hub.answer
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    return hub
+
+
+def test_a_name_is_asked_of_the_hub(hub: SimpleNamespace, tmp_path: Path) -> None:
+    import datasets
+
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["a", "b"])})
+    columns = {"image": [Image.fromarray(it) for it in COLOURS], "label": [0, 1] * 20}
+    whole = datasets.Dataset.from_dict(columns, features=features)
+    hub.answer = datasets.DatasetDict({"train": whole.select(range(30)), "test": whole.select(range(30, 40))})
+    data = loaded(HuggingFace("owner/colours"), root=str(tmp_path))
+    assert np.array_equal(data.splits["test"].image.permute(0, 2, 3, 1).numpy(), COLOURS[30:])
+    assert data.spec.classes == ("a", "b")
+    loaded(HuggingFace("colours", "large"), root=str(tmp_path))
+    (tmp_path / "data" / "pictures").mkdir(parents=True)
+    loaded(HuggingFace("pictures"), root=str(tmp_path / "data"))  # a folder that the library reads itself
+    asked = [("owner/colours", None), ("colours", "large"), (str(tmp_path / "data" / "pictures"), None)]
+    assert list(dict.fromkeys(hub.asked)) == asked
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (
+            ConnectionError("Couldn't reach 'owner/colours' on the Hub (LocalEntryNotFoundError)"),
+            "no such folder, and no answer from the hub: connect to the network, or save",
+        ),
+        ("missing", r"no such folder, and no such name at the hub: correct --data.source.path, or log in"),
+        (
+            ValueError(
+                "Config name is missing.\nPlease pick one among the available configs: ['small', 'large']\nE.g."
+            ),
+            r"give --data.source.name, one of 'small', 'large'\.$",
+        ),
+        (
+            ValueError("BuilderConfig 'huge' not found. Available: ['small', 'large']"),
+            r"give --data.source.name, one of 'small', 'large'\.$",
+        ),
+        (RuntimeError("Dataset scripts\nare no longer supported"), "RuntimeError: Dataset scripts are no longer"),
+    ],
+    ids=["network", "name", "configuration", "wrong", "other"],
+)
+def test_what_the_hub_does_not_give_is_said_in_one_sentence(hub: SimpleNamespace, answer: Any, words: str) -> None:
+    import datasets
+
+    missing = datasets.exceptions.DatasetNotFoundError("Dataset 'x' doesn't exist on the Hub or cannot be accessed.")
+    hub.answer = missing if answer == "missing" else answer
+    expected = r"^owner/colours: expected a data set's folder \(save_to_disk\) or its name at the hub, got .*"
+    with pytest.raises(ValueError, match=expected + words) as raised:
+        loaded(HuggingFace("owner/colours"))
+    assert "\n" not in str(raised.value)
+
+
+def test_what_is_no_name_is_not_asked_of_the_hub(hub: SimpleNamespace, tmp_path: Path) -> None:
+    for path in (str(tmp_path / "nowhere"), "a/b/c", "~/nowhere"):
+        with pytest.raises(ValueError, match="no folder there"):
+            loaded(HuggingFace(path))
+    assert not hub.asked
 
 
 def test_transforms_change_each_training_image_by_itself_and_no_other() -> None:

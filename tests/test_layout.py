@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from vae_lightning.data import ImageData, ImageFolder
-from vae_lightning.data.layout import read_layout
+from vae_lightning.data.reading.layout import read_layout
 
 
 def paint(folder: Path, *names: str) -> None:

@@ -17,7 +17,6 @@ import yaml
 from lightning.pytorch import Callback
 
 from tests.conftest import REPOSITORY, generated_flags
-from vae_lightning import load_model
 from vae_lightning.checkpoint import find_checkpoint, read_checkpoint
 from vae_lightning.run.loggers import CSVHistory
 
@@ -156,45 +155,6 @@ def test_rows_whose_steps_are_taken_again_are_put_aside(tmp_path: Path) -> None:
         ("6", "1.5", "7.0"),
     ]
     assert (tmp_path / "metrics.1.csv").read_text() == text
-
-
-NET = """
-from vae_lightning.nets import MLP
-
-class Untyped(MLP):
-    def __init__(self, in_shape, out_shape, width, depth=1):
-        super().__init__(in_shape, out_shape, [width] * depth)
-"""
-
-
-def test_a_users_class_without_annotations_serves_every_command_and_is_missed_by_name(
-    cli: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    project = tmp_path / "project"
-    project.mkdir()
-    (project / "untyped_net.py").write_text(NET)
-    monkeypatch.syspath_prepend(project)
-    net = [f"--model.latent_model.{part}.net=untyped_net.Untyped" for part in ("encoder", "likelihood")]
-    net += [f"--model.latent_model.{part}.net.width=20" for part in ("encoder", "likelihood")]
-    assert cli("fit", "-c", DIGITS, *SMALL, *net, "--data.source=Digits", "--trainer.max_epochs=1").status == 0
-    assert load_model("runs/digits/1").sample(2).mean.shape == (2, 1, 8, 8)
-    few = ["--model.evaluation.samples=2", "--model.evaluation.studies=false"]
-    for command in (["test", *few], ["sample"], ["encode"], ["predict"], ["validate"]):
-        assert cli(*command, "--ckpt_path=runs/digits/1").status == 0, command
-    assert cli("compress", "test", "--ckpt_path=runs/digits/1", "--output=x.vlz").status == 0
-    assert cli("surprise", "test", "--ckpt_path=runs/digits/1").status == 0
-
-    monkeypatch.undo()
-    sys.modules.pop("untyped_net")
-    missing = rf"untyped_net.Untyped: expected the module 'untyped_net'.* set PYTHONPATH={project}"
-    with pytest.raises(ValueError, match=missing):
-        load_model(str(tmp_path / "runs/digits/1"))
-    for command in ("test", "sample", "compress test -o y.vlz", "fit"):
-        result = cli(*command.split(), "--ckpt_path", tmp_path / "runs/digits/1")
-        assert result.status == 1
-        assert f"set PYTHONPATH={project}" in result.error, command
-    (project / "untyped_net.py").unlink()
-    assert "which is not there any more" in cli("sample", "--ckpt_path", tmp_path / "runs/digits/1").error
 
 
 def test_callbacks_of_a_test_are_called_or_refused(cli: Callable) -> None:

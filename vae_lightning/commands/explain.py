@@ -10,6 +10,8 @@ import sys
 from collections.abc import Iterable, Mapping
 from typing import Any, cast
 
+from vae_lightning.commands.values import documented, of_another_type, plain_kinds
+
 OURS = "vae_lightning."
 INSTANTIATED = {".loggers.": "trainer.logger", ".callbacks.": "trainer.callbacks"}
 """Settings whose classes are made after parsing, by their module in Lightning: an error then names no key."""
@@ -29,11 +31,8 @@ def _settings(class_path: str) -> list[str] | None:
 
 def _about(word: str, class_path: str, settings: list[str]) -> list[str]:
     """The settings whose documentation speaks of a word: channels, "1 for grey", of grey."""
-    text = inspect.getdoc(pydoc.locate(class_path)) or ""
-    said = {name: re.search(rf"^ +{name}: (.*(?:\n {{8,}}.*)*)", text, re.MULTILINE) for name in settings}
-    return [
-        name for name, found in said.items() if found and re.search(rf"\b{re.escape(word)}\b", found[1], re.IGNORECASE)
-    ]
+    whole = re.compile(rf"\b{re.escape(word)}\b", re.IGNORECASE)
+    return [name for name in settings if whole.search(documented(class_path, name))]
 
 
 def _whose(error: BaseException | None) -> re.Match[str] | None:
@@ -136,6 +135,8 @@ def explain(error: Exception, kinds: Mapping[str, Any]) -> str:
         takes = f"; it takes {', '.join(dict.fromkeys([*first, *known]))}" if known else ""
         takes = "; it takes none" if settings == [] else takes
         return f"{where}.{option}: there is no setting {option!r}{of}{near}{takes}."
+    if sentence := of_another_type(text, where):
+        return sentence
     if found := re.search(r"Expected a dot import path string: ([^\s.]+)", text):
         name, fitting = (
             found[1],
@@ -144,10 +145,12 @@ def explain(error: Exception, kinds: Mapping[str, Any]) -> str:
         if other := _of_another_kind(where, name, kinds):
             return f"{where}: expected a class that belongs there, got {name}, which is {other}."
         near = _near(name, [*fitting, *kinds])
+        if (plain := plain_kinds(text)) and not near:
+            return f"{where}: expected {plain} or the name of a class, got {name}, which is neither."
         return f"{where}: expected the name of a class, got {name!r}, which there is not{near}."
     if sentence := _of_a_class(text, where, error):
         return sentence
-    if found := re.search(r"Problem with given class_path '([^']+)':\s*(.+?)(?:\. Got value|$)", text):
+    if found := re.search(r"Problem with given class_path '([^']+)':\s*(?!Parser key)(.+?)(?:\. Got value|$)", text):
         return f"{where}: expected the import path of a class, got {found[1]!r}, which cannot be imported ({found[2]})."
     if found := re.search(r"(?:Import path (\S+) does not correspond to|Expected '([^']+)' to be) a subclass of", text):
         name, kind = found[1] or found[2], re.search(r"a subclass of (?:<class ')?(\w+)", text[found.start() :])
@@ -157,8 +160,11 @@ def explain(error: Exception, kinds: Mapping[str, Any]) -> str:
         name = next(iter(re.findall(r"Given value: ([\w.]+)", text)), "another")
         other = _of_another_kind(where, name, kinds) or "none"
         return f"{where}: expected a class of kind {found[1]}, got {name}, which is {other}."
-    if found := re.search(r"Expected a <class '(\w+)'>\. Got value: (.+?)(?:\. Got value|$)", text):
-        return f"{where}: expected {found[1]}, got {found[2]}."
+    if found := re.search(r"Not a valid subclass of (\w+)\. Got value: (.+?) Subclass types", text):
+        return (
+            f"{where}: expected a class of kind {found[1]}, got {found[2][:100]}: give its name, and its settings as "
+            f"--{where}.NAME VALUE."
+        )
     if "No quantity for top_k to track" in text:
         return f"{where}: expected a number to monitor for several checkpoints, got none: --{where}.monitor headline."
     if found := re.search(r"Unable to load config [\"']([^\"']+)", text):

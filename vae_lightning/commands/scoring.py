@@ -17,8 +17,8 @@ from torch import Tensor
 from vae_lightning.checkpoint import folder_of
 from vae_lightning.core import LatentModel, centre, has_mean, image_of, seeded
 from vae_lightning.data import ImageData, ImageFolder, ImageSource, admitted
-from vae_lightning.data.levels import LEVELS
 from vae_lightning.data.module import Split
+from vae_lightning.data.reading.levels import LEVELS
 from vae_lightning.files import require_new, require_writable, write_atomically
 from vae_lightning.images.given import Given, fit_in, read_given
 from vae_lightning.metrics.classifier import frequencies

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from vae_lightning.data.array_files import LABELS, Part, first, flat, named, open_arrays
-from vae_lightning.data.decode import Reading
-from vae_lightning.data.levels import (
+from vae_lightning.data.reading.decode import Reading
+from vae_lightning.data.reading.levels import (
     LEVELS,
     Window,
     check_depth,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import asdict, replace
 from functools import cached_property
 from itertools import compress
@@ -15,12 +14,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vae_lightning.data.cache import cached, decode_all
-from vae_lightning.data.decode import Decoded, Reading, deep, picture_size, stored_channels, tell_seen
-from vae_lightning.data.layout import Layout, read_layout
-from vae_lightning.data.levels import LEVELS, check_depth, check_percentiles, percentile_window
-from vae_lightning.data.listing import class_of, name_hash
-from vae_lightning.data.native import MODES, UNREADABLE, DeepError, RefusedError, read_native
+from vae_lightning.data.reading.cache import cached, decode_all
+from vae_lightning.data.reading.decode import Decoded, Reading, deep, picture_size, stored_channels, tell_seen
+from vae_lightning.data.reading.layout import Layout, read_layout
+from vae_lightning.data.reading.levels import LEVELS, check_depth, check_percentiles, percentile_window
+from vae_lightning.data.reading.listing import class_of, name_hash
+from vae_lightning.data.reading.native import MODES, UNREADABLE, DeepError, RefusedError, read_native
 from vae_lightning.data.say import say
 from vae_lightning.data.source import Images, ImageSource, Shape, Splits
 
@@ -135,11 +134,7 @@ class ImageFolder(ImageSource):
     def channels(self) -> int:
         """What the training images have, by as many as are looked at."""
         folder, files = self.path / self._layout.folders["train"], self._layout.files["train"]
-        kinds = set()
-        for name in files[:: -(-len(files) // FEW)]:
-            with suppress(*UNREADABLE):  # named when the images are read
-                kinds.add(stored_channels(folder / name))
-        return max(kinds, default=3)
+        return stored_channels([folder / name for name in files[:: -(-len(files) // FEW)]])
 
     @cached_property
     def found(self) -> dict[str, Any]:

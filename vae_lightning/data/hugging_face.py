@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from vae_lightning.data.decode import Reading
 from vae_lightning.data.items import ItemSource
-from vae_lightning.data.layout import ROLES
+from vae_lightning.data.reading.decode import Reading
+from vae_lightning.data.reading.layout import ROLES
 from vae_lightning.data.splits import Split
+
+HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
+"""What a data set may be called at the hub: all else is a folder."""
 
 
 class HuggingFace(ItemSource):
@@ -71,14 +75,14 @@ class HuggingFace(ItemSource):
             if folder is not None:
                 found = datasets.load_from_disk(str(folder))
             else:
-                local = next((str(it) for it in places if it.exists()), self.path)
-                found = datasets.load_dataset(local, self.configuration)
+                local = next((str(it) for it in places if it.exists()), None)
+                if local is None and not HUB_NAME.fullmatch(self.path):
+                    raise FileNotFoundError("no such folder")
+                found = datasets.load_dataset(local or self.path, self.configuration)
         except Exception as error:  # of many libraries below it
-            said = " ".join(str(error).split())[:300]
             raise ValueError(
-                f"{self.path}: expected a data set's folder (save_to_disk) or its name at the hub, got "
-                f"{type(error).__name__}: {said}"
-            ) from None
+                f"{self.path}: expected a data set's folder (save_to_disk) or its name at the hub, got {_cause(error)}"
+            ) from error
         splits = found if isinstance(found, Mapping) else {"train": found}
         parts: dict[Split, Any] = {}
         for split, part in splits.items():
@@ -112,3 +116,23 @@ class HuggingFace(ItemSource):
     def class_names(self) -> Sequence[str] | None:
         label = self.columns[1]
         return None if label is None else getattr(self.parts["train"].features.get(label), "names", None)
+
+
+def _cause(error: Exception) -> str:
+    """Why a data set was not read, and what to do."""
+    said = " ".join(str(error).split())
+    if said == "no such folder":
+        return "no folder there: correct --data.source.path, or say with --data.root where the data sets are."
+    if isinstance(error, ConnectionError) or "Couldn't reach" in said:
+        return (
+            "no such folder, and no answer from the hub: connect to the network, or save the data set where there is "
+            "one (save_to_disk) and give its folder."
+        )
+    if type(error).__name__ == "DatasetNotFoundError":
+        return (
+            "no such folder, and no such name at the hub: correct --data.source.path, or log in (hf auth login) where "
+            "the data set is private."
+        )
+    if (several := re.search(r"[Aa]vailable(?: configs)?: \[(.+?)\]", said)) and "onfig" in said:
+        return f"a data set of several configurations: give --data.source.name, one of {several[1]}."
+    return f"{type(error).__name__}: {said[:300]}"

@@ -14,9 +14,9 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from vae_lightning.data.decode import Reading
-from vae_lightning.data.levels import LEVELS, check_depth, tensor_of, to_levels
-from vae_lightning.data.native import GREY
+from vae_lightning.data.reading.decode import Reading
+from vae_lightning.data.reading.levels import LEVELS, check_depth, tensor_of, to_levels
+from vae_lightning.data.reading.native import GREY
 from vae_lightning.data.say import say
 from vae_lightning.data.source import Images, ImageSource, Shape, Splits
 from vae_lightning.data.splits import Split

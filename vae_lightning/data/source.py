@@ -16,7 +16,7 @@ from torch import Tensor
 
 from vae_lightning.core import Spec
 from vae_lightning.data.captions import Captions
-from vae_lightning.data.decode import Reading
+from vae_lightning.data.reading.decode import Reading
 
 Shape = tuple[int, ...]
 CHUNK_VALUES = 2**24

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Literal
 
 import torch
 from torch import Tensor
 
 from vae_lightning.core import TextSpec
 from vae_lightning.data.batches import seed_of
+from vae_lightning.data.reading.layout import Split
 from vae_lightning.data.source import Images
 from vae_lightning.tokens import tokens_of
 
-Split = Literal["train", "val", "test"]
 STREAMS: dict[Split, int] = {"val": 1, "test": 2, "train": 3}
 """Of the random numbers by which a split is fixed."""
 

@@ -11,11 +11,11 @@ from torch import Tensor
 
 from vae_lightning.compression.form import check_names
 from vae_lightning.core import Shape
-from vae_lightning.data.cache import decode_all
-from vae_lightning.data.decode import Decoded, Reading, picture_size
-from vae_lightning.data.levels import LEVELS
-from vae_lightning.data.listing import class_names, class_of, list_images
-from vae_lightning.data.native import MODES, UNREADABLE, RefusedError, Seen, composed, is_deep
+from vae_lightning.data.reading.cache import decode_all
+from vae_lightning.data.reading.decode import Decoded, Reading, picture_size
+from vae_lightning.data.reading.levels import LEVELS
+from vae_lightning.data.reading.listing import class_names, class_of, list_images
+from vae_lightning.data.reading.native import MODES, UNREADABLE, RefusedError, Seen, composed, is_deep
 from vae_lightning.data.say import say
 
 PLAIN = ("1", "L", "LA", "P", "PA", "RGB", "RGBA")

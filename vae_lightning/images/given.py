@@ -16,10 +16,10 @@ from torchvision.transforms.functional import rgb_to_grayscale
 
 from vae_lightning.core import Spec
 from vae_lightning.data import ImageData, ImageFolder, Images, ImageSource
-from vae_lightning.data.cache import decode_all
-from vae_lightning.data.decode import Decoded
-from vae_lightning.data.levels import LEVELS
-from vae_lightning.data.native import MODES, UNREADABLE
+from vae_lightning.data.reading.cache import decode_all
+from vae_lightning.data.reading.decode import Decoded
+from vae_lightning.data.reading.levels import LEVELS
+from vae_lightning.data.reading.native import MODES, UNREADABLE
 from vae_lightning.images.defects import MASKS, find_benchmark
 from vae_lightning.images.files import class_labels, find_files
 from vae_lightning.images.input import ARRAYS, SPLITS, by_name, read_images

@@ -19,8 +19,8 @@ from vae_lightning.core import Shape, Spec
 from vae_lightning.data import ImageData
 from vae_lightning.data.array_files import IMAGES, LABELS
 from vae_lightning.data.build import build_data
-from vae_lightning.data.decode import Reading
-from vae_lightning.data.levels import LEVELS, to_levels
+from vae_lightning.data.reading.decode import Reading
+from vae_lightning.data.reading.levels import LEVELS, to_levels
 from vae_lightning.data.say import say
 from vae_lightning.images.files import class_labels, find_files, has_size, read_files
 

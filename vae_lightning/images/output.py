@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from vae_lightning.compression.form import Form, output_name
-from vae_lightning.data.native import MODES
+from vae_lightning.data.reading.native import MODES
 
 IMAGES, LABELS = "images.npy", "labels.npy"
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from vae_lightning.core import Batch, LatentModel, Model, PosteriorMean, Spec, Trace, rows
+from vae_lightning.metrics.estimators.gap import OF_THE_BOUND, bound_beside
 from vae_lightning.metrics.estimators.importance import importance
 from vae_lightning.metrics.estimators.pareto import FEWEST, TOO_HEAVY, tail_length
 from vae_lightning.metrics.estimators.refinement import refined
@@ -18,8 +19,6 @@ from vae_lightning.metrics.mean import MeanWithError, from_all_processes
 from vae_lightning.metrics.text2image.attributes import Attributes
 from vae_lightning.nets import Corruption
 
-OF_THE_BOUND = 100
-"""Samples of the encoder's posterior that the gap's ELBO is by, where -log p(x) is by others."""
 SMALLEST_SSIM = 11
 """Side of the window that structural similarity is taken over (Wang et al. 2004)."""
 
@@ -150,19 +149,19 @@ class ImageEvaluation(Evaluation):
             self.add("bits_per_dim", -scores["elbo"] / nats_per_bit_per_dim(batch["image"]))
 
     def _likelihood(self, model: LatentModel, batch: Batch, trace: Trace) -> None:
-        """-log p(x) by `samples` importance samples an image and by fewer on the way; the gap to the ELBO of the same
-        samples, without the noise that both share; and what the estimate tells of itself: its variance over the
-        samples' noise, its effective sample size, and from some 25 samples on whether the weights' tail is so heavy
-        that neither means anything, in % of the images."""
+        """-log p(x) by `samples` importance samples an image and by fewer on the way; the gap to the ELBO, without the
+        noise that both share or, with refinement, without the encoder's; and what the estimate tells of itself: its
+        variance over the samples' noise, its effective sample size, and from some 25 samples on whether the weights'
+        tail is so heavy that neither means anything, in % of the images."""
         ks = sample_counts(self.samples)
-        proposal = refined(model, batch, self.refinement).widened() if self.refinement else None
-        found = importance(model, batch, ks, proposal=proposal)
+        own = refined(model, batch, self.refinement) if self.refinement else None
+        found = importance(model, batch, ks, proposal=own.widened() if own else None)
         nll = -found.log_prob
         self.add("nll", nll[-1])
         if trace.is_discrete:
             self.add("nll_bits_per_dim", nll[-1] / nats_per_bit_per_dim(batch["image"]))
-        own = found if proposal is None else importance(model, batch, [min(self.samples, OF_THE_BOUND)])
-        self.add("gap", found.log_prob[-1] - own.bound[-1])
+        bound = bound_beside(own, model, batch, min(self.samples, OF_THE_BOUND)) if own else found.bound[-1]
+        self.add("gap", found.log_prob[-1] - bound)
         for k, values in zip(ks[:-1], nll, strict=False):
             self.add(f"nll_{k}", values)
         self.add("estimator_variance", found.variance(ks)[-1])

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 
 from vae_lightning.data.captions import Captions
-from vae_lightning.data.decode import Reading
 from vae_lightning.data.folder import ImageFolder
+from vae_lightning.data.reading.decode import Reading
 from vae_lightning.data.source import ImageSource, Shape, Splits
 
 FILE, CAPTION = "file", "caption"

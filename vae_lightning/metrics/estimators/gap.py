@@ -8,10 +8,14 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.distributions import kl_divergence
 
-from vae_lightning.core import Batch, LatentModel, image_of, rows, seeded
-from vae_lightning.metrics.estimators.refinement import Bounds, refined
+from vae_lightning.core import Batch, LatentModel, image_of, rows, seeded, traced
+from vae_lightning.metrics.estimators.refinement import Bounds, Gaussians, refined
 from vae_lightning.metrics.estimators.tiles import tile_size
+
+OF_THE_BOUND = 100
+"""Samples that the encoder's ELBO is by in a gap, where log p(x) is by others."""
 
 
 class InferenceGap(NamedTuple):
@@ -73,6 +77,35 @@ def inference_gap(
     elbo, at_end = torch.cat(found, 1)
     best_elbo = torch.fmax(elbo, at_end)  # also where the search diverged
     return InferenceGap(elbo, best_elbo, best_elbo - elbo, log_prob - best_elbo)
+
+
+@torch.no_grad()
+def bound_beside(near: Gaussians, model: LatentModel, given: Batch, num_samples: int) -> Tensor:
+    """The encoder's ELBO of each image, nats, (B,), without bias and with little noise where other Gaussians are near
+    to p(z|x): log p(x, z) - log q(z|x) then goes up and down with z as log near(z) - log q(z|x) does, whose mean over
+    the encoder's samples is known, -KL(q || near). What the samples say of that is taken off (a control variate).
+
+    Args:
+        near: such as `refined` finds.
+        model: in evaluation mode.
+        given: a batch with "image" (B, C, H, W), integers.
+        num_samples: of the encoder's posterior, an image.
+    """
+    tile, found = tile_size(model, given), []
+    for i in range(0, len(image_of(given)), at_once := max(1, tile // num_samples)):
+        images = slice(i, i + at_once)
+        part, others = rows(given, images), near.posteriors(images)
+        story, total = model.about(part), torch.zeros((), dtype=torch.float64, device=near.mean.device)
+        for done in range(0, num_samples, tile):
+            trace = traced(story, image_of(part), min(tile, num_samples - done))
+            weight = trace.log_weight().double()
+            for name, site in trace.sites.items():
+                other = others[name]
+                said = other.log_prob(site.z) - site.q.log_prob(site.z)
+                weight = weight - (said + kl_divergence(site.q, other)).double()
+            total = total + weight.sum(0)
+        found.append(total / num_samples)
+    return torch.cat(found)
 
 
 @torch.no_grad()

@@ -12,8 +12,8 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from vae_lightning.core import Shape
-from vae_lightning.data.levels import Window, advice, tensor_of, to_levels
-from vae_lightning.data.native import (
+from vae_lightning.data.reading.levels import Window, advice, tensor_of, to_levels
+from vae_lightning.data.reading.native import (
     DICOM,
     GREY,
     MODES,
@@ -151,12 +151,16 @@ def picture_size(file: Path) -> tuple[int, int]:
         return (opened.width, opened.height) if turned else (opened.height, opened.width)
 
 
-def stored_channels(file: Path) -> int:
-    """1 of a picture that is stored in grey, as all DICOM is here, 3 of any other."""
-    if file.suffix.lower() in DICOM:
-        return 1
-    with Image.open(file) as opened:
-        return 1 if opened.mode in GREY else 3
+def stored_channels(files: list[Path]) -> int:
+    """1 where pictures are stored in grey, as all DICOM is here, 3 where one is not, or none can be read."""
+    modes = []
+    for file in files:
+        if file.suffix.lower() in DICOM:
+            modes.append("F")
+            continue
+        with suppress(*UNREADABLE), Image.open(file) as opened:
+            modes.append(opened.mode)
+    return 1 if modes and set(modes) <= set(GREY) else 3
 
 
 def deep(files: list[Path]) -> DeepError:

@@ -6,10 +6,12 @@ import os
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
-from vae_lightning.data.listing import class_of, identity_of, list_images
-from vae_lightning.data.splits import Split
+from vae_lightning.data.reading.listing import class_of, identity_of, list_images
 
+Split = Literal["train", "val", "test"]
+"""What images are for."""
 ROLES: dict[str, Split] = {
     **dict.fromkeys(("train", "training"), "train"),
     **dict.fromkeys(("val", "valid", "validation"), "val"),

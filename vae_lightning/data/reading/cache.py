@@ -17,7 +17,7 @@ import torch
 from filelock import FileLock
 from torch import Tensor
 
-from vae_lightning.data.decode import Decoded
+from vae_lightning.data.reading.decode import Decoded
 
 Decode = Callable[[str], "Decoded | str"]
 """A file's name -> its picture (C, H, W), or what is wrong with it."""

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from vae_lightning.data.native import DICOM
+from vae_lightning.data.reading.native import DICOM
 
 
 def name_hash(name: str) -> float:
