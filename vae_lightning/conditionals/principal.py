@@ -18,7 +18,7 @@ from vae_lightning.conditionals.discrete import SMALLEST_SCALE, logistic_of_leve
 from vae_lightning.conditionals.likelihood import ImageHead, Likelihood
 from vae_lightning.conditionals.principal_start import PrincipalStart
 from vae_lightning.core import Conditional, Shape, Spec
-from vae_lightning.distributions import LinkedChannels, even_edges, used_edges
+from vae_lightning.distributions import LinkedChannels, LinkedMixtures, even_edges, used_edges
 from vae_lightning.nets import NetFactory, UNet, at_least_float32, bounded_log_scale
 
 TENTH = 0.1
@@ -81,23 +81,30 @@ class PrincipalLogisticLikelihood(Likelihood):
         latent_shape: (d,).
         spec: of the images, grey or in colour.
         net: from y to features.
+        components: logistics that are mixed for each value, about one centre; 1 for one logistic.
     """
 
     scale_at_first: Tensor
     edges: Tensor
+    apart: Tensor
+    """Of a mixture's logistics at first, in standard deviations of the noise."""
 
-    def __init__(self, latent_shape: Shape, spec: Spec, net: NetFactory = UNet) -> None:
+    def __init__(self, latent_shape: Shape, spec: Spec, net: NetFactory = UNet, components: int = 1) -> None:
+        if components < 1:
+            raise ValueError(f"PrincipalLogisticLikelihood.components: expected at least 1, got {components}.")
         if spec.levels == 2:
             raise ValueError(
                 "PrincipalLogisticLikelihood expects grey images, got binary ones: choose BernoulliLikelihood, with "
                 "GaussianPosterior."
             )
         channels = spec.image_shape[0]
-        super().__init__(spec.image_shape, spec, net, num_params=1 + channels)
+        super().__init__(spec.image_shape, spec, net, num_params=channels + (1 if components == 1 else 3 * components))
         nn.init.zeros_(self.head.last.weight)
+        self.components = components
         self.start = PrincipalStart(spec, math.prod(latent_shape))
         self.register_buffer("scale_at_first", torch.zeros(spec.image_shape))
         self.register_buffer("edges", even_edges(spec.levels))
+        self.register_buffer("apart", torch.linspace(-1, 1, components), persistent=False)
 
     def init_from_data(self, image: Tensor) -> None:
         """Finds the linear model and the levels in use in images (N, C, H, W), integers."""
@@ -110,9 +117,14 @@ class PrincipalLogisticLikelihood(Likelihood):
     def forward(self, context: Tensor) -> Distribution:
         with torch.autocast(context.device.type, enabled=False):
             linear = self.start.image(at_least_float32(context)) + self.start.mean
-        added, raw_scale, weight = self.params(linear).split((1, 1, self.head.num_params - 2), -4)
-        density = logistic_of_levels(
-            linear + TENTH * added.squeeze(-4), raw_scale.squeeze(-4) + self.scale_at_first, self.levels
-        )
-        weight = weight + self.start.link[..., None, None]
-        return LinkedChannels(density.loc, density.scale, weight, self.levels, self.edges)
+        links, each = len(self.start.link), self.components
+        params = self.params(linear).split((1, links, *((each,) if each == 1 else (each, each, each))), -4)
+        centre, weight = linear + TENTH * params[0].squeeze(-4), params[1] + self.start.link[..., None, None]
+        if each == 1:
+            one = logistic_of_levels(centre, params[2].squeeze(-4) + self.scale_at_first, self.levels)
+            return LinkedChannels(one.loc, one.scale, weight, self.levels, self.edges)
+        offset, raw_scale, logits = (it.movedim(-4, -1) for it in params[2:])
+        offset = TENTH * offset + self.start.scale[..., None] * self.apart
+        some = logistic_of_levels(offset, raw_scale + self.scale_at_first[..., None], self.levels)
+        loc = (self.levels - 1) * centre
+        return LinkedMixtures(loc, logits, some.loc, some.scale, weight, self.levels, self.edges)
