@@ -95,9 +95,11 @@ def test_percentiles_of_the_training_images_are_the_window(grey: np.ndarray, tmp
     source = Arrays(str(file), percentiles=(5.0, 95.0))
     train = source._parts["train"]
     assert source.found["window"] == pytest.approx(tuple(np.percentile(train.pixels[train.rows], (5, 95))))
-    again = Arrays(str(file), window=source.found["window"], percentiles=(5.0, 95.0))
+    again = Arrays(str(file), **source.found)
     assert again.found == {}
     assert loaded(again).record() == loaded(source).record()
+    with pytest.raises(ValueError, match=r"a window or percentiles, got .*--data.source.percentiles null"):
+        Arrays(str(file), window=(0.0, 255.0), percentiles=(5.0, 95.0))
     assert 0.03 < (loaded(source).splits["train"].image == 255).double().mean() < 0.1
 
 
@@ -164,3 +166,33 @@ def test_files_that_are_none(grey: np.ndarray, tmp_path: Path) -> None:
             loaded(Arrays(str(tmp_path / name)))
     with pytest.raises(FileNotFoundError, match=r"nowhere.npy.*--data.root"):
         loaded(Arrays("nowhere.npy"))
+
+
+def test_what_a_window_clips_is_counted_and_said(
+    grey: np.ndarray, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "x.npy"
+    grey = grey.clip(0, 200)
+    grey[:6, 0, 0] = 250
+    for array, scale in ((grey, 1), (grey / 2.0, 0.5)):
+        np.save(file, array)
+        loaded(Arrays(str(file), window=(0.0, 200 * scale)))
+        said = f"6 of 60 train images have values beyond the window [0,{200 * scale:g}]: 0.33 % of all values become"
+        assert f"{said} its ends; the window [0,{250 * scale:g}] would hold them." in capsys.readouterr().out
+        loaded(Arrays(str(file), window=(0.0, 249.9 * scale)))  # less than half a level beyond
+        assert "beyond" not in capsys.readouterr().out
+
+
+def test_fewer_levels_than_values_are_refused_with_the_flag(grey: np.ndarray, tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", grey)
+    with pytest.raises(ValueError, match=r"expected 0..15, got values from 0 to 255: .*--data.source.levels 256 keeps"):
+        loaded(Arrays(str(tmp_path / "x.npy"), levels=16))
+
+
+def test_a_range_is_that_of_all_images(grey: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vae_lightning.data.arrays.CHUNK_VALUES", 300)
+    scaled = grey / 255
+    scaled[-1, 0, 0] = 7
+    np.save(tmp_path / "x.npy", scaled)
+    with pytest.raises(ValueError, match=r"got real numbers from 0 to 7: .*--data.source.window \[0,7\]"):
+        loaded(Arrays(str(tmp_path / "x.npy")))

@@ -13,12 +13,14 @@ import torch
 from torch import Tensor
 
 from vae_lightning.data.array_files import LABELS, Part, first, flat, named, open_arrays
+from vae_lightning.data.reading.clipping import Clipping
 from vae_lightning.data.reading.decode import Reading
 from vae_lightning.data.reading.levels import (
     LEVELS,
+    RangeError,
+    Span,
     Window,
     check_depth,
-    check_percentiles,
     percentile_window,
     tensor_of,
     to_levels,
@@ -48,7 +50,7 @@ class Arrays(ImageSource):
             window as many as they are rounded to; null for 256, or 2 of booleans.
         window: [low, high], in the array's own unit: low and below become 0, high and above the highest level.
         percentiles: [low, high] of the training images' values (validation images that are split off among them),
-            which then are the window; the checkpoint keeps it.
+            in the place of a window; the checkpoint keeps the window that they give.
         test_fraction: share of the images for test where the file holds none for it.
     """
 
@@ -62,8 +64,7 @@ class Arrays(ImageSource):
         percentiles: tuple[float, float] | None = None,
         test_fraction: float = 0.1,
     ) -> None:
-        check_depth("Arrays", levels, window)
-        check_percentiles("Arrays", percentiles)
+        check_depth("Arrays", levels, window, percentiles)
         if not 0 < test_fraction < 1:
             raise ValueError(f"Arrays.test_fraction: expected a share between 0 and 1, got {test_fraction}.")
         self.path, self.labels = Path(path).expanduser(), None if labels is None else Path(labels).expanduser()
@@ -162,7 +163,8 @@ class Arrays(ImageSource):
         pixels, _, rows = self._parts["train"]
         rows = np.arange(len(pixels)) if rows is None else rows
         every = -(-len(rows) * pixels[0].size // SAMPLED_VALUES)
-        return {"window": percentile_window([pixels[row].ravel()[::every] for row in rows], self.percentiles)}
+        window = percentile_window([pixels[row].ravel()[::every] for row in rows], self.percentiles)
+        return {"window": window, "percentiles": None}
 
     def load(self, root: Path, download: bool) -> Splits:
         if self.window is None and self.percentiles is not None:
@@ -189,13 +191,24 @@ class Arrays(ImageSource):
             raise ValueError(f"{self.path}: expected {name} images of the training images' shape, got {pixels.shape}.")
         stored = self._channels_first(pixels)
         step = max(1, CHUNK_VALUES // max(1, stored[0].size))
-        chunks = (stored[i : i + step] for i in range(0, len(stored), step))
+        parts, clipped = [stored[i : i + step] for i in range(0, len(stored), step)], Clipping(self.levels, self.window)
         try:
             if stored.dtype != np.uint8 or self.window is not None or self.levels > LEVELS:
-                return tensor_of(np.concatenate([to_levels(it, self._levels, self.window) for it in chunks]))
+                found = [to_levels(it, self._levels, self.window) for it in parts]
+                for part in parts:
+                    clipped.add(part)
+                if line := clipped.said(f"{name} images"):
+                    say(f"{self.path}: {line}")
+                return tensor_of(np.concatenate(found))
+            most = max(int(it.max()) for it in parts)
+            if most >= self.levels:
+                raise RangeError(f"0..{self.levels - 1}", Span(min(float(it.min()) for it in parts), most, real=False))
+        except RangeError as error:
+            every = Span.over(parts, len(parts))
+            raise RangeError(error.expected, every, error.kind, str(self.path), percentiles=True) from None
         except ValueError as error:
             raise ValueError(f"{self.path}: {error}.") from None
-        if self._levels is None and (most := max(int(it.max()) for it in chunks)) <= 1:
+        if self._levels is None and most <= 1:
             raise ValueError(
                 f"{self.path}: expected 0..255, got none above {most}: say that the images are binary with "
                 "--data.source.levels 2, or scale them."

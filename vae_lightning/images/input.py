@@ -19,8 +19,9 @@ from vae_lightning.core import Shape, Spec
 from vae_lightning.data import ImageData
 from vae_lightning.data.array_files import IMAGES, LABELS
 from vae_lightning.data.build import build_data
+from vae_lightning.data.reading.clipping import Clipping
 from vae_lightning.data.reading.decode import Reading
-from vae_lightning.data.reading.levels import LEVELS, to_levels
+from vae_lightning.data.reading.levels import LEVELS, RangeError, to_levels
 from vae_lightning.data.say import say
 from vae_lightning.images.files import class_labels, find_files, has_size, read_files
 
@@ -140,11 +141,15 @@ def _array(path: Path, image_shape: Shape, levels: int, reading: Reading | None)
     values mean, read in its way."""
     array, label = _load(path)
     if reading is not None and reading.by_value:
+        clipped = Clipping(reading.levels, reading.window)
+        clipped.add(array)
         try:
             array = to_levels(array, reading.levels, reading.window)
         except ValueError as error:
-            raise ValueError(f"{path}: {error}.") from None
+            raise ValueError(f"{path}: {error.told() if isinstance(error, RangeError) else error}.") from None
         say(f"{path}: values are read as {reading.levels or LEVELS} levels, as in training.")
+        if line := clipped.said():
+            say(f"{path}: {line}")
     if array.dtype.str not in DTYPES:
         raise ValueError(
             f"{path}: expected integers 0..{levels - 1}, got an array of {array.dtype}: scale it to them, round, and "
