@@ -96,27 +96,29 @@ class Reading:
         found = read_native(file, self.channels, self.background)
         return Native(self._sized(file, found.values, shape), found.seen)
 
-    def picture(self, opened: Image.Image, where: str) -> tuple[np.ndarray, Seen]:
-        """(C, H, W) of a picture that is in memory, likewise, and what it was.
+    def picture(self, opened: Image.Image, where: str) -> Native:
+        """The values (H, W, C) of a picture that is in memory, likewise in their own unit and brought to its size.
 
         Args:
             opened: the picture.
             where: what to call it in an error.
+
+        Raises:
+            RefusedError: of another size, where none is asked for.
+            RangeError: deeper than 8 bits, where nothing says what that is to mean; as yet without its place.
         """
-        height, width = self.size or (opened.height, opened.width)
+        shape = (self.channels, *(self.size or (opened.height, opened.width)))
         if is_deep(opened):
-            seen, values = Seen.DEEP, as_channels(np.array(opened), self.channels)
+            values = as_channels(np.array(opened), self.channels)
             if not self.by_value:
-                raise deep(values, percentiles=False).at(where)
-            values = self._sized(where, values, (self.channels, height, width))
-        else:
-            picture, seen = composed(opened, self.background)
-            seen |= Seen(0) if opened.mode in GREY else Seen.COLOUR
-            pixels = self._bytes(where, picture.convert(MODES[self.channels]), (self.channels, height, width))
-            if not self.by_value:
-                return pixels, seen
-            seen, values = seen | Seen.EIGHT_BITS, pixels.transpose(1, 2, 0)
-        return self._leveled(values, where), seen | self._clipped(values)
+                raise deep(values)
+            return Native(self._sized(where, values, shape), Seen.DEEP)
+        picture, seen = composed(opened, self.background)
+        seen |= Seen(0) if opened.mode in GREY else Seen.COLOUR
+        pixels = self._bytes(
+            where, picture.convert(MODES[self.channels]), (self.channels, *(self.size or picture.size[::-1]))
+        )
+        return Native(pixels.transpose(1, 2, 0), seen | (Seen.EIGHT_BITS if self.by_value else Seen(0)))
 
     def _leveled(self, values: np.ndarray, where: str) -> np.ndarray:
         """(H, W, C) values -> (C, H, W) levels."""
@@ -180,8 +182,7 @@ def stored_channels(files: list[Path]) -> int:
     return 1 if modes and set(modes) <= set(GREY) else 3
 
 
-def deep(values: np.ndarray, percentiles: bool = True) -> RangeError:
+def deep(values: np.ndarray) -> RangeError:
     """What to say of a picture that is deeper than 8 bits, as yet without its place."""
     own = Span.over([values], 1)
-    kind = "real numbers," if own.real else "more than 8 bits a value,"
-    return RangeError("8 bits a value", own, kind, percentiles=percentiles)
+    return RangeError("8 bits a value", own, "real numbers," if own.real else "more than 8 bits a value,")
