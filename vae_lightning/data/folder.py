@@ -167,7 +167,7 @@ class ImageFolder(ImageSource):
         `is_test` says of a name whether its image is for test in any case."""
         shape, classes, layout, reading = self.image_shape, self.classes or (), self._layout, self.reading
         share = "" if "test" in layout.folders else f"; of training {self.test_fraction:.0%} split off for test"
-        say(f"{self.path}: {layout}{share}{self._meaning(reading)}.")
+        say(f"{self.path}: {layout}{share}{reading.meaning}.")
         del self._layout  # a million names
         parts: dict[str, tuple[Images, list[str]]] = {}
         for part, below in layout.folders.items():
@@ -178,13 +178,14 @@ class ImageFolder(ImageSource):
                 test = places < max(self.test_fraction, places.min().item() + 1e-12)  # one image at least
                 test |= torch.tensor([is_test(name) for name in names])
                 parts["test"] = images[test], list(compress(names, test.tolist()))
+                if test.all():
+                    raise ValueError(
+                        f"{self.path}: expected images for training beside those for test, got {len(files)} in all, "
+                        "which are for test: add images, or lower --data.source.test_fraction."
+                    )
                 images, names = images[~test], list(compress(names, (~test).tolist()))
             parts[part] = images, names
         return {part: (replace(images, names=np.array(it)), it) for part, (images, it) in parts.items()}
-
-    def _meaning(self, reading: Reading) -> str:
-        by = f"; values from {reading.window[0]:g} to {reading.window[1]:g} become" if reading.window else "; values of"
-        return f"{by} {self.levels} levels" if reading.by_value else ""
 
     def _read(
         self, folder: Path, files: list[str], classes: tuple[str, ...], shape: Shape, caches: Path

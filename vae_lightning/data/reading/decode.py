@@ -13,7 +13,7 @@ from torch import Tensor
 
 from vae_lightning.core import Shape
 from vae_lightning.data.reading.clipping import beyond
-from vae_lightning.data.reading.levels import RangeError, Span, Window, tensor_of, to_levels
+from vae_lightning.data.reading.levels import LEVELS, RangeError, Span, Window, tensor_of, to_levels
 from vae_lightning.data.reading.native import (
     DICOM,
     GREY,
@@ -64,6 +64,12 @@ class Reading:
     def by_value(self) -> bool:
         """Whether values are read in their own unit, and not as 8 bits."""
         return self.window is not None or self.levels is not None
+
+    @property
+    def meaning(self) -> str:
+        """What values are taken for, behind a line about a folder; empty of 8 bits."""
+        by = f"; values from {self.window[0]:g} to {self.window[1]:g} become" if self.window else "; values of"
+        return f"{by} {self.levels or LEVELS} levels" if self.by_value else ""
 
     def read(self, file: Path, shape: Shape) -> Decoded:
         """The picture of a file.
