@@ -29,7 +29,9 @@ SPLITS = ("train", "val", "test")
 ARRAYS = (".npy", ".npz")
 
 
-def read_images(sources: list[str], spec: Spec, checkpoint: Path, needs: tuple[str, ...] = ()) -> InputImages:
+def read_images(
+    sources: list[str], spec: Spec, checkpoint: Path, needs: tuple[str, ...] = (), reading: Reading | None = None
+) -> InputImages:
     """The images that a command was sources; for a model that needs labels, with the numbers that its classes have.
 
     Args:
@@ -37,20 +39,23 @@ def read_images(sources: list[str], spec: Spec, checkpoint: Path, needs: tuple[s
         spec: of the model's images.
         checkpoint: whose record says which data the splits are.
         needs: what the model is told of an image, ("label",) or nothing.
+        reading: how training read images; None for what the checkpoint says of it.
 
     Raises:
         FileNotFoundError: nothing there.
         ValueError: images that are not such as the model was built for, or would not come back as they are; or, where
             the model needs labels, images without, or of classes that it does not have.
     """
-    found = _read(sources, spec, checkpoint, needs)
+    found = _read(sources, spec, checkpoint, needs, reading)
     if "label" not in needs:
         return found
     labels = by_name(found.form.labels, found.form.classes, spec, sources[0])
     return replace(found, form=replace(found.form, labels=labels, classes=spec.classes or ()))
 
 
-def _read(sources: list[str], spec: Spec, checkpoint: Path, needs: tuple[str, ...]) -> InputImages:
+def _read(
+    sources: list[str], spec: Spec, checkpoint: Path, needs: tuple[str, ...], reading: Reading | None
+) -> InputImages:
     image_shape, levels = spec.image_shape, spec.levels
     apart = [word for word in sources if word in SPLITS or Path(word).suffix.lower() in ARRAYS]
     if apart and len(sources) > 1:
@@ -61,12 +66,11 @@ def _read(sources: list[str], spec: Spec, checkpoint: Path, needs: tuple[str, ..
     if sources[0] in SPLITS:
         return _split(sources[0], spec, checkpoint, needs)
     paths = [Path(word).expanduser() for word in sources]
+    reading = reading or read_reading(checkpoint)
     if apart and not paths[0].is_dir():
-        return _array(paths[0], image_shape, levels, read_reading(checkpoint))
+        return _array(paths[0], image_shape, levels, reading)
     files, names = find_files(paths)
-    image, white = _integers(
-        read_files(files, image_shape, read_reading(checkpoint)), levels, [str(file) for file in files]
-    )
+    image, white = _integers(read_files(files, image_shape, reading), levels, [str(file) for file in files])
     labels, classes = class_labels(names)
     return InputImages(image, Form("files", white=white, names=names, labels=labels, classes=classes), tuple(files))
 
