@@ -64,7 +64,7 @@ def test_floats_are_rounded_to_stated_levels_or_refused(
     with pytest.raises(ValueError, match=r"real numbers from 0 to 2: say what they mean: --data.source.window \[0,2\]"):
         loaded(Arrays(str(file), levels=256))
     np.save(file, np.where(grey > 99, np.nan, 0.5))
-    with pytest.raises(ValueError, match="expected finite numbers, got values from nan"):
+    with pytest.raises(ValueError, match=r"x.npy, train image 0: expected finite numbers, got values from nan"):
         loaded(Arrays(str(file), levels=256))
 
 
@@ -142,7 +142,12 @@ def test_splits_of_a_file(grey: np.ndarray, tmp_path: Path, form: str) -> None:
         (np.zeros((0, 5, 5), np.uint8), r"got the shape \(0, 5, 5\)"),
         (np.zeros((9, 5, 5), complex), "expected numbers, got complex128"),
         (np.arange(225).reshape(9, 5, 5) - 7, "got values from -7 to 217"),
-        (np.array([{}] * 9), "expected arrays of numbers, got something else"),
+        (np.zeros((9, 64), np.uint8), r"got the shape \(9, 64\): .* x.reshape\(-1, 8, 8\)"),
+        (np.zeros((8, 8), np.uint8), r"got the shape \(8, 8\): .* x.reshape\(-1, H, W\)"),
+        (
+            np.array([{}] * 9),
+            "expected tensors or arrays of numbers, got objects, .*: save the images alone, by np.savez",
+        ),
     ],
 )
 def test_what_is_no_array_of_images(array: np.ndarray, said: str, tmp_path: Path) -> None:
@@ -196,3 +201,26 @@ def test_a_range_is_that_of_all_images(grey: np.ndarray, tmp_path: Path, monkeyp
     np.save(tmp_path / "x.npy", scaled)
     with pytest.raises(ValueError, match=r"got real numbers from 0 to 7: .*--data.source.window \[0,7\]"):
         loaded(Arrays(str(tmp_path / "x.npy")))
+
+
+def test_labels_that_are_whole_real_numbers_are_classes(grey: np.ndarray, tmp_path: Path) -> None:
+    for label, classes in ((np.arange(60) % 3 + 0.0, ("0", "1", "2")), (np.arange(60) / 2, None), (np.eye(60), None)):
+        np.savez(tmp_path / "x.npz", images=grey, labels=label)
+        if classes:
+            assert loaded(Arrays(str(tmp_path / "x.npz"))).spec.classes == classes
+        else:
+            with pytest.raises(ValueError, match=r"got float64 .*: give the number .*argmax.*or save the images alone"):
+                loaded(Arrays(str(tmp_path / "x.npz")))
+
+
+def test_what_torch_would_have_to_unpickle_is_said_plainly(grey: np.ndarray, tmp_path: Path) -> None:
+    for found in (torch.utils.data.TensorDataset(torch.from_numpy(grey)), {"images": grey}):
+        torch.save(found, tmp_path / "x.pt")
+        with pytest.raises(ValueError, match=r"x.pt: expected tensors or arrays of numbers, got objects") as raised:
+            loaded(Arrays(str(tmp_path / "x.pt")))
+        assert "\x1b" not in str(raised.value)
+    (tmp_path / "x.pt").write_text("1 2 3")
+    with pytest.raises(ValueError, match=r"got something else \(nothing that torch reads\): save it again"):
+        loaded(Arrays(str(tmp_path / "x.pt")))
+    with pytest.raises(ValueError, match=r"got a folder: name the file in it, or .*--data.source ImageFolder"):
+        loaded(Arrays(str(tmp_path)))

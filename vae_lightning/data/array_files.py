@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,6 +17,8 @@ from vae_lightning.data.source import not_found
 
 IMAGES, LABELS = ("images", "image", "x", "data", "arr_0"), ("labels", "label", "y", "targets", "target")
 """What arrays of a .npz or .pt are called, the first that is there; with _train, _test and so on they are splits."""
+OBJECTS = ("GLOBAL", "Object arrays", "Python objects")
+"""By which torch and NumPy tell that a file holds more than numbers."""
 PARTS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
 
 
@@ -31,8 +34,13 @@ def flat(path: Path, label: np.ndarray) -> np.ndarray:
     """(N,) integers or words."""
     label = np.asarray(label)
     label = label[:, 0] if label.ndim == 2 and label.shape[1] == 1 else label
+    if label.ndim == 1 and label.dtype.kind == "f" and (label == np.rint(label)).all():
+        label = label.astype(np.int64)  # whole numbers, as spreadsheets keep them
     if label.ndim != 1 or label.dtype.kind not in "biuU":
-        raise ValueError(f"{path}: expected labels (N,) of integers or words, got {label.dtype} {label.shape}.")
+        raise ValueError(
+            f"{path}: expected labels (N,) of integers or words, got {label.dtype} {label.shape}: give the number of "
+            "each image's class (of one-hot labels .argmax(1)), or save the images alone."
+        )
     return label
 
 
@@ -43,8 +51,13 @@ def open_arrays(path: Path) -> Any:
         FileNotFoundError: nothing there.
         ValueError: no such file.
     """
+    if path.is_dir():
+        raise ValueError(
+            f"{path}: expected a .npy, .npz or .pt file, got a folder: name the file in it, or read a folder of "
+            "pictures with --data.source ImageFolder."
+        )
     if not path.is_file():
-        raise not_found(path.name, path, "no array can be read" if not path.exists() else "there is a folder")
+        raise not_found(path.name, path, "no array can be read")
     kind = path.suffix.lower()
     try:
         if kind == ".npy":
@@ -70,9 +83,21 @@ def open_arrays(path: Path) -> Any:
         pickle.UnpicklingError,
         zipfile.BadZipFile,
     ) as error:
-        said = " ".join(str(error).split())[:200]
-        raise ValueError(f"{path}: expected arrays of numbers, got something else ({said}).") from None
-    raise ValueError(f"{path}: expected a .npy, .npz or .pt file, got {kind or 'no suffix'}.")
+        if any(word in str(error) for word in OBJECTS):
+            raise ValueError(
+                f"{path}: expected tensors or arrays of numbers, got objects, which would run code as they are read: "
+                "save the images alone, by np.savez(FILE, images=x, labels=y) or torch.save({'images': x, 'labels': y},"
+                " FILE) with x and y tensors."
+            ) from None
+        said = (
+            "nothing that torch reads"
+            if re.search("eights only|mmap can only", str(error))
+            else " ".join(str(error).split())[:200]
+        )
+        raise ValueError(
+            f"{path}: expected arrays of numbers, got something else ({said}): save it again by np.save or np.savez."
+        ) from None
+    raise ValueError(f"{path}: expected a .npy, .npz or .pt file, got {kind or 'no suffix'}: save it as one.")
 
 
 def named(path: Path, found: Mapping[str, np.ndarray]) -> dict[str, Part]:

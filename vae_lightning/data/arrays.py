@@ -94,7 +94,7 @@ class Arrays(ImageSource):
             parts["train"] = Part(parts["train"].pixels, label)
         for name, (pixels, label, _) in parts.items():
             if pixels.ndim < 3 or not len(pixels):
-                raise ValueError(f"{self.path}: expected {name} images (N, H, W[, C]), got the shape {pixels.shape}.")
+                raise ValueError(self._odd(name, pixels.shape))
             if label is not None and len(label) != len(pixels):
                 got = f"{len(pixels)}, got {len(label)}"
                 raise ValueError(f"{self.path}: expected as many {name} labels as images, {got}.")
@@ -108,6 +108,15 @@ class Arrays(ImageSource):
             for name, rows in (("test", np.sort(order[:count])), ("train", np.sort(order[count:]))):
                 parts[name] = Part(pixels, None if label is None else label[rows], rows)
         return parts
+
+    def _odd(self, name: str, shape: tuple[int, ...]) -> str:
+        """What to say of an array that has too few axes, or no images."""
+        side = round(shape[1] ** 0.5) if len(shape) == 2 else 0
+        remedy = "bring them to it, such as by x.reshape(-1, H, W)"
+        if side > 1 and side * side == shape[1]:
+            remedy = f"bring them to it, where rows are images by x.reshape(-1, {side}, {side})"
+        remedy = "give some" if 0 in shape else remedy
+        return f"{self.path}: expected {name} images (N, H, W[, C]), got the shape {shape}: {remedy}."
 
     @cached_property
     def _order(self) -> Axes:
@@ -207,7 +216,10 @@ class Arrays(ImageSource):
             every = Span.over(parts, len(parts))
             raise RangeError(error.expected, every, error.kind, str(self.path), percentiles=True) from None
         except ValueError as error:
-            raise ValueError(f"{self.path}: {error}.") from None
+            rows = (i for i, row in enumerate(stored) if stored.dtype.kind == "f" and not np.isfinite(row).all())
+            first = next(rows, None)
+            where = "" if first is None else f", {name} image {first}"
+            raise ValueError(f"{self.path}{where}: {error}.") from None
         if self._levels is None and most <= 1:
             raise ValueError(
                 f"{self.path}: expected 0..255, got none above {most}: say that the images are binary with "
