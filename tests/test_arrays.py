@@ -64,7 +64,7 @@ def test_floats_are_rounded_to_stated_levels_or_refused(
     with pytest.raises(ValueError, match=r"real numbers from 0 to 2: say what they mean: --data.source.window \[0,2\]"):
         loaded(Arrays(str(file), levels=256))
     np.save(file, np.where(grey > 99, np.nan, 0.5))
-    with pytest.raises(ValueError, match=r"x.npy, train image 0: expected finite numbers, got values from nan"):
+    with pytest.raises(ValueError, match=r"x.npy, train image 0: expected finite numbers, got NaN or infinity"):
         loaded(Arrays(str(file), levels=256))
 
 
@@ -140,7 +140,7 @@ def test_splits_of_a_file(grey: np.ndarray, tmp_path: Path, form: str) -> None:
         (np.zeros((9, 5, 5, 2), np.uint8), r"C being 1, 3 or 4, got the shape \(9, 5, 5, 2\)"),
         (np.zeros((9, 5), np.uint8), r"got the shape \(9, 5\)"),
         (np.zeros((0, 5, 5), np.uint8), r"got the shape \(0, 5, 5\)"),
-        (np.zeros((9, 5, 5), complex), "expected numbers, got complex128"),
+        (np.zeros((9, 5, 5), complex), "expected integers or real numbers, got complex128"),
         (np.arange(225).reshape(9, 5, 5) - 7, "got values from -7 to 217"),
         (np.zeros((9, 64), np.uint8), r"got the shape \(9, 64\): .* x.reshape\(-1, 8, 8\)"),
         (np.zeros((8, 8), np.uint8), r"got the shape \(8, 8\): .* x.reshape\(-1, H, W\)"),
@@ -182,7 +182,7 @@ def test_what_a_window_clips_is_counted_and_said(
     for array, scale in ((grey, 1), (grey / 2.0, 0.5)):
         np.save(file, array)
         loaded(Arrays(str(file), window=(0.0, 200 * scale)))
-        said = f"6 of 60 train images have values beyond the window [0,{200 * scale:g}]: 0.33 % of all values become"
+        said = f"6 of 60 train images have values beyond the window [0,{200 * scale:g}]: 0.333 % of all values become"
         assert f"{said} its ends; the window [0,{250 * scale:g}] would hold them." in capsys.readouterr().out
         loaded(Arrays(str(file), window=(0.0, 249.9 * scale)))  # less than half a level beyond
         assert "beyond" not in capsys.readouterr().out

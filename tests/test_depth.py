@@ -134,7 +134,7 @@ def test_values_beyond_a_window_are_counted_and_said(tmp_path: Path, capsys: pyt
     for _ in range(2):  # decoded, and from the cache
         data = loaded(folder, window=(0.0, 4080.0))
         said = (
-            "1 of 60 pictures have values beyond the window [0,4080], such as 37.png: 0.83 % of all values become its"
+            "1 of 60 pictures have values beyond the window [0,4080], such as 37.png: 0.833 % of all values become its"
         )
         assert f"{said} ends; the window [0,60000] would hold them." in capsys.readouterr().out
     assert in_order(data)[37, :3].min() == 255
@@ -162,7 +162,7 @@ def test_a_range_of_some_pictures_is_said_to_be(tmp_path: Path, monkeypatch: pyt
 def test_percentiles_name_a_file_that_is_not_finite(tmp_path: Path) -> None:
     painted(folder := tmp_path / "deep", "float", 20)
     Image.fromarray(np.full((6, 5), np.nan, np.float32)).save(folder / "07.tif")
-    with pytest.raises(ValueError, match=r"07.tif: expected finite numbers, got NaN or infinity: mend or remove"):
+    with pytest.raises(ValueError, match=r"07.tif: expected finite numbers, got NaN or infinity: mend the image"):
         loaded(folder, percentiles=(1.0, 99.0), test_fraction=0.01)
 
 

@@ -114,7 +114,7 @@ def named(path: Path, found: Mapping[str, np.ndarray]) -> dict[str, Part]:
         if images is not None:
             parts[part] = Part(images, labels)
     if parts and "train" not in parts:
-        raise ValueError(f"{path}: expected training images, got arrays {', '.join(found)} alone.")
+        raise ValueError(f"{path}: expected training images, got arrays {', '.join(found)} alone: name some x_train.")
     if parts:
         return parts
     label = next((by_fold[name] for name in LABELS if name in by_fold), None)

@@ -97,12 +97,12 @@ class Arrays(ImageSource):
                 raise ValueError(self._odd(name, pixels.shape))
             if label is not None and len(label) != len(pixels):
                 got = f"{len(pixels)}, got {len(label)}"
-                raise ValueError(f"{self.path}: expected as many {name} labels as images, {got}.")
+                raise ValueError(f"{self.path}: expected as many {name} labels as images, {got}: leave out the others.")
             parts[name] = Part(pixels, None if label is None else flat(self.path, label))
         if "test" not in parts:
             pixels, label, _ = parts["train"]
             if len(pixels) < 2:
-                raise ValueError(f"{self.path}: expected at least two images, got one.")
+                raise ValueError(f"{self.path}: expected at least two images, got one: give more.")
             order = np.random.default_rng(0).permutation(len(pixels))
             count = max(1, round(self.test_fraction * len(order)))
             for name, rows in (("test", np.sort(order[:count])), ("train", np.sort(order[count:]))):
@@ -197,7 +197,10 @@ class Arrays(ImageSource):
     def _integers(self, name: str, pixels: np.ndarray) -> Tensor:
         """(N, C, H, W) of levels: a view of a mapped file, where it holds them already."""
         if pixels.shape[1:] != self._parts["train"].pixels.shape[1:]:
-            raise ValueError(f"{self.path}: expected {name} images of the training images' shape, got {pixels.shape}.")
+            raise ValueError(
+                f"{self.path}: expected {name} images of the training images' shape, got {pixels.shape}: bring them "
+                "to it."
+            )
         stored = self._channels_first(pixels)
         step = max(1, CHUNK_VALUES // max(1, stored[0].size))
         parts, clipped = [stored[i : i + step] for i in range(0, len(stored), step)], Clipping(self.levels, self.window)

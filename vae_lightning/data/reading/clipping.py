@@ -50,6 +50,6 @@ class Clipping:
         ends = [min(self.low, self.window[0]), max(self.high, self.window[1])]
         return (
             f"{self.images} of {self.of_images} {what} have values beyond the window [{self.window[0]:g},"
-            f"{self.window[1]:g}]{f', such as {such}' if such else ''}: {100 * self.values / self.of_values:.2g} % of "
+            f"{self.window[1]:g}]{f', such as {such}' if such else ''}: {100 * self.values / self.of_values:.3g} % of "
             f"all values become its ends; the window [{ends[0]:g},{ends[1]:g}] would hold them."
         )

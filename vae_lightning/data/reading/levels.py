@@ -117,13 +117,13 @@ def to_levels(values: np.ndarray, levels: int | None, window: Window | None) -> 
         RangeError: values that neither levels nor window say the meaning of; with a remedy.
     """
     if values.dtype.kind not in "buif":
-        raise ValueError(f"expected numbers, got {values.dtype}")
+        raise ValueError(f"expected integers or real numbers, got {values.dtype}: convert them")
     count = levels or (2 if values.dtype.kind == "b" and window is None else LEVELS)
     if not values.size:
         return values.astype(_dtype(count))
     low, high = (float(end) for end in (values.min(), values.max()))
     if not np.isfinite((low, high)).all():
-        raise ValueError(f"expected finite numbers, got values from {low:g} to {high:g}: mend or leave out what is not")
+        raise ValueError("expected finite numbers, got NaN or infinity: mend the image, or leave it out")
     if window is not None:
         unit = (values.astype(np.float64) - window[0]) / (window[1] - window[0])
         return np.rint(unit.clip(0, 1) * (count - 1)).astype(_dtype(count))
@@ -139,13 +139,14 @@ def to_levels(values: np.ndarray, levels: int | None, window: Window | None) -> 
 
 def advice(span: Span, percentiles: bool = False) -> str:
     """What to state of values that are not 0..255; percentiles where the source takes them."""
-    own, (low, high) = "", span[:2]
+    own, low, high = "", span.low, span.high
     if span.real and low >= 0 and high <= 1:
         own = "--data.source.levels 256 rounds [0, 1] to so many levels, or "
     elif not span.real and low >= 0 and high < MOST_LEVELS:
         own = f"--data.source.levels {1 << int(high).bit_length()} keeps them as they are, or "
+    window = f"--data.source.window [{low:g},{high if high > low else low + 1:g}]"
     return (
-        f"say what they mean: {own}--data.source.window [{low:g},{high:g}] brings that range to 256 levels"
+        f"say what they mean: {own}{window} brings that range to 256 levels"
         + (", and what lies beyond to its ends" if span.images < span.of else "")
         + (", as does --data.source.percentiles [0.1,99.9] that of the training images" if percentiles else "")
     )

@@ -104,7 +104,9 @@ def window_of(folder: Path, files: list[str], channels: int, background: int | N
         except UNREADABLE:
             return None  # named when the images are read
         if not np.isfinite(values).all():
-            raise ValueError(f"{folder / name}: expected finite numbers, got NaN or infinity: mend or remove the file.")
+            raise ValueError(
+                f"{folder / name}: expected finite numbers, got NaN or infinity: mend the image, or leave it out."
+            )
         return values[:: -(-len(values) // each)]
 
     values = [it for it in decode_all(files, sample) if it is not None]
