@@ -176,10 +176,8 @@ def explain(error: Exception, kinds: Mapping[str, Any]) -> str:
         return f"{where}: expected a number to monitor for several checkpoints, got none: --{where}.monitor headline."
     if found := re.search(r"Unable to load config [\"']([^\"']+)", text):
         where = where.partition(".")[0]  # a section, which the parser names twice
-        if fitting := _slot(kinds.get(found[1].rpartition(".")[2])):
-            return (
-                f"{where}: expected settings or a file of them, got the class {found[1]}: say --{fitting} {found[1]}."
-            )
+        if slot := _slot(kinds.get(found[1].rpartition(".")[2])):
+            return f"{where}: expected settings or a file of them, got the class {found[1]}: say --{slot} {found[1]}."
         return f"{where}: expected settings such as --{where}.NAME VALUE, or a file of them, got {found[1]!r}."
     if "unrecognized arguments" in text:
         return f"{text}: expected options that the command has; COMMAND --help lists them."

@@ -176,13 +176,13 @@ class ImageFolder(ImageSource):
             if "test" not in layout.folders and part == "train":
                 places = torch.tensor([name_hash(file) for file in files], dtype=torch.float64)
                 test = places < max(self.test_fraction, places.min().item() + 1e-12)  # one image at least
-                test |= torch.tensor([is_test(name) for name in names])
-                parts["test"] = images[test], list(compress(names, test.tolist()))
                 if test.all():
                     raise ValueError(
                         f"{self.path}: expected images for training beside those for test, got {len(files)} in all, "
                         "which are for test: add images, or lower --data.source.test_fraction."
                     )
+                test |= torch.tensor([is_test(name) for name in names])
+                parts["test"] = images[test], list(compress(names, test.tolist()))
                 images, names = images[~test], list(compress(names, (~test).tolist()))
             parts[part] = images, names
         return {part: (replace(images, names=np.array(it)), it) for part, (images, it) in parts.items()}
