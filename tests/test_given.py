@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import json
+import re
 import shutil
 import signal
 import subprocess
@@ -67,6 +68,7 @@ def test_predict_takes_folders_files_arrays_and_splits(run: Callable) -> None:
     done = run("predict", "odd", RUN)
     assert done.status == 0, done.err
     assert "10 in all" in done.out
+    assert "an estimate by one posterior sample" in done.out
     rows = table("runs/digits/1/predictions.csv")
     assert [row["name"] for row in rows] == [f"{i}.png" for i in range(10)]
     np.save("same.npy", load_digits().images[:10].astype(np.uint8))  # the model's own levels
@@ -108,6 +110,15 @@ def test_codes_and_reconstructions_have_the_files_names(run: Callable) -> None:
         assert back["name"].tolist() == ["c.png", "x/a.png", "y/b.png"]
         expected = load_model("runs/digits/1").reconstruct(torch.from_numpy(back["image"])).mean
         np.testing.assert_allclose(back["reconstruction"], expected.numpy(), rtol=1e-4, atol=1e-4)
+
+
+def test_anomaly_says_which_other_images_are_the_models_own(run: Callable) -> None:
+    np.save("same.npy", load_digits().images[:40].astype(np.uint8))
+    done = run("anomaly", "same.npy", RUN, "--num_samples=2")
+    said = re.search(r"Of 40 other images some have the pixels of the model's own, (.*): leave them out", done.out)
+    assert sum(int(count) for count in re.findall(r"\d+", said.group(1))) == 40
+    np.save("none.npy", 16 - load_digits().images[:40].astype(np.uint8))
+    assert "leave them out" not in run("anomaly", "none.npy", RUN, "--num_samples=2").out
 
 
 def test_anomaly_looks_at_all_images_of_a_folder(run: Callable) -> None:
@@ -174,7 +185,7 @@ def test_a_named_output_is_not_written_over_unasked(run: Callable, command: list
     assert refused.status == 1
     assert f"{file} exists and is not overwritten: choose another with --output, or add --overwrite." in refused.error
     assert Path(file).read_text() == "mine"
-    again = ["--overwrite"] if command[0] == "surprise" else ["--overwrite=true"]
+    again = ["--overwrite"]
     assert run(*command, RUN, "--output", file, *again).status == 0
     assert Path(file).read_bytes() != b"mine"
 

@@ -101,6 +101,16 @@ def test_the_posterior_begins_at_that_of_the_linear_model() -> None:
     assert torch.allclose(q.mean, ((images / 255).flatten(1) - posterior.mean) @ mean, atol=1e-5)
 
 
+def test_a_latent_that_does_not_pay_can_leave() -> None:
+    posterior = PrincipalPosterior(Spec((3, 12, 9), 256), (12,))
+    posterior.init_from_data(images := blobs(200))
+    posterior.log_gain.data[:, 3] = -30.0
+    q = posterior(images / 255)
+    assert torch.allclose(q.mean[:, 3], torch.zeros(200), atol=1e-6)
+    assert torch.allclose(q.base_dist.stddev[:, 3], torch.ones(200))
+    assert (q.base_dist.stddev[:, :3] < 0.9).all()
+
+
 def test_whole_images_have_components_where_held_out_images_are_told_better_by_them() -> None:
     """Images that are mixtures of a few, and images of which no part knows another."""
     few = torch.rand(400, 6) @ torch.rand(6, 16 * 16) * 60

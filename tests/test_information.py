@@ -244,6 +244,16 @@ def test_a_decoder_that_ignores_its_latents_does_not_mind() -> None:
     assert shuffled[0] == pytest.approx(matched[0], rel=1e-6)
 
 
+def test_spare_latents_are_no_collapse() -> None:
+    """A model that began as PCA has as many latents as there could be, and uses those that pay."""
+    rates, active = torch.tensor([2.0] + 9 * [0.0]), torch.tensor([True] + 9 * [False])
+    sentence = diagnose(rates, active, 80.0, 89.0, spare=True)
+    assert sentence.startswith("No collapse: 1 of 10 latents carry information")
+    assert sentence.endswith("the others are spare.")
+    assert diagnose(torch.zeros(2), torch.zeros(2).bool(), 80.0, 80.0, spare=True).startswith("Full collapse")
+    assert diagnose(torch.ones(2), torch.ones(2).bool(), 80.0, 89.0, spare=True).endswith("its own.")
+
+
 @pytest.mark.parametrize(
     ("rates", "active", "cost", "verdict", "holds", "lacks"),
     [

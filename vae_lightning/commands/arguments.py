@@ -6,8 +6,9 @@ import json
 import logging
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from inspect import signature
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -65,6 +66,19 @@ def _find_option(args: list[str], name: str) -> tuple[int, str | None]:
         if arg == name and i + 1 < len(args):
             return i, args[i + 1]
     return -1, None
+
+
+def switched_on(options: list[str], command: Callable[..., None] | None) -> list[str]:
+    """Options, with `true` behind those of the command's own that are true or false and have nothing behind them."""
+    switches = (
+        [name for name, it in signature(command).parameters.items() if it.annotation == "bool"] if command else []
+    )
+    flags, values = {f"--{name}" for name in switches}, ("true", "false")
+    following = [*options[1:], ""]
+    return [
+        f"{option}=true" if option in flags and after.lower() not in values else option
+        for option, after in zip(options, following, strict=True)
+    ]
 
 
 def with_images(options: list[str]) -> list[str]:

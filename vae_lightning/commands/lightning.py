@@ -12,10 +12,11 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException, SI
 
 from vae_lightning import conditionals, data, metrics, models, nets, objectives
 from vae_lightning.checkpoint import LAST
-from vae_lightning.commands.arguments import checkpoint_config, quieten, with_images
+from vae_lightning.commands.arguments import checkpoint_config, quieten, switched_on, with_images
 from vae_lightning.commands.cli import CLI
 from vae_lightning.commands.errors import INTERRUPTED, TERMINATED, Stopped
 from vae_lightning.commands.explain import explain
+from vae_lightning.commands.scoring import ScoringTrainer
 from vae_lightning.commands.trainer import CommandTrainer
 from vae_lightning.data import ImageData
 from vae_lightning.run.folder import INHERITED, RecordRun, drop_if_unused
@@ -44,6 +45,7 @@ def run(command: str, options: list[str]) -> None:
     tune_process()
     ask_cuda_directly()
     strict = {"exit_on_error": False, "allow_abbrev": False}  # errors come here; a misspelt flag is no abbreviation
+    options = switched_on(options, vars(CommandTrainer).get(command) or vars(ScoringTrainer).get(command))
     options = with_images(options) if command in TAKE_IMAGES else options
     arguments, before = [command, *options], sys.argv
     try:

@@ -17,6 +17,7 @@ from torch import Tensor
 from vae_lightning.checkpoint import folder_of
 from vae_lightning.core import LatentModel, centre, has_mean, image_of, seeded
 from vae_lightning.data import ImageData, ImageFolder, ImageSource, admitted
+from vae_lightning.data.door import count_copies
 from vae_lightning.data.module import Split
 from vae_lightning.data.reading.levels import LEVELS
 from vae_lightning.files import require_new, require_writable, write_atomically
@@ -67,6 +68,8 @@ class ScoringTrainer(Trainer):
         names = write_predictions(found, file, None if given.images.names is None else given.names)
         of = "test image" if images is None else "image"
         print(f"{', '.join(names)} of each {of}, {len(given.images)} in all, nats (bits where so named): {file}")
+        if not trained.is_autoencoder:
+            print("Each is an estimate by one posterior sample: the same image twice has two numbers, nearly the same.")
 
     @torch.no_grad()
     def encode(
@@ -150,6 +153,11 @@ class ScoringTrainer(Trainer):
         own = self._given(model, datamodule, None, "test")
         theirs = self._given(model, datamodule, images, "test") if ood is None else self._others(model, datamodule, ood)
         of_a_split = ood is not None and not isinstance(ood, ImageFolder)
+        if copies := {} if of_a_split else count_copies(theirs.images, datamodule.splits):
+            of = ", ".join(f"{count} of a {kind} image" for kind, count in copies.items())
+            print(
+                f"Of {len(theirs.images)} other images some have the pixels of the model's own, {of}: leave them out."
+            )
         own = Given(own.images.some(num_images or OF_A_SPLIT))
         theirs = Given(theirs.images.some(num_images or (OF_A_SPLIT if of_a_split else len(theirs.images))))
         p_y = None

@@ -26,13 +26,14 @@ TENTH = 0.1
 
 
 class PrincipalPosterior(Conditional):
-    """q(z|x) = N(A (x + f(x) - m), diag s(x)^2), the posterior of a linear model x = m + W z + noise. A net says what
-    is to be changed about the image, f(x), and how large the noise is at each value, sigma(x):
+    """q(z|x) = N(a A (x + f(x) - m), diag s(x)^2), the posterior of a linear model x = m + W z + noise. A net says what
+    is to be changed about the image, f(x), and how large the noise is at each value, sigma(x); gains a and b, one of
+    each a latent, are learned, so that a latent that is not worth its rate can leave:
 
-        s_k(x)^-2 = 1 + sum over values i of (W_ki / sigma_i(x))^2.
+        s_k(x)^-2 = 1 + b_k sum over values i of (W_ki / sigma_i(x))^2.
 
-    A, m, W and sigma begin as those of probabilistic PCA, with f = 0: its exact posterior's mean, and the scales of the
-    nearest independent Gaussians. Latents beyond the components stay at the prior.
+    A, m, W and sigma begin as those of probabilistic PCA, with f = 0 and gains of 1: the posterior's mean, and the
+    scales of the nearest independent Gaussians. Latents beyond the components stay at the prior.
 
     Args:
         spec: of the images.
@@ -50,6 +51,8 @@ class PrincipalPosterior(Conditional):
         self.net = net(spec.image_shape, spec.image_shape)
         self.head = ImageHead(self.net.out_shape, spec.image_shape, 2)
         nn.init.zeros_(self.head.last.weight)
+        self.log_gain = nn.Parameter(torch.zeros(2, size))
+        """log a and log b."""
         self.register_buffer("mean", torch.zeros(values))
         self.register_buffer("directions", torch.zeros(values, size))
         self.register_buffer("precision", torch.zeros(values, size))
@@ -65,8 +68,9 @@ class PrincipalPosterior(Conditional):
         changed, raw = at_least_float32(self.head(self.net(context))).unbind(-4)
         with torch.autocast(context.device.type, enabled=False):  # half precision is coarser than the posterior
             told = at_least_float32(context) + TENTH * changed
-            mu = (told.flatten(-3) - self.mean) @ self.directions
-            precision = 1 + (-2 * bounded_log_scale(raw.flatten(-3))).exp() @ self.precision
+            of_mean, of_precision = self.log_gain.exp()
+            mu = of_mean * ((told.flatten(-3) - self.mean) @ self.directions)
+            precision = 1 + of_precision * ((-2 * bounded_log_scale(raw.flatten(-3))).exp() @ self.precision)
         return Independent(Normal(mu, precision.rsqrt(), validate_args=False), 1, validate_args=False)
 
 

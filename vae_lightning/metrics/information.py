@@ -160,6 +160,7 @@ def diagnose(
     matched: float,
     shuffled: float,
     setting: str = "--model.latent_model.latent_size",
+    spare: bool = False,
 ) -> str:
     """Whether the posterior has collapsed to the prior, and the setting to change, in a sentence.
 
@@ -168,6 +169,7 @@ def diagnose(
         active: `active_units`, (d,).
         matched, shuffled: the means of `shuffled_distortion`, nats.
         setting: the one that says how many latents there are; "" where there is none.
+        spare: whether there are more latents than are needed, on purpose.
     """
     carry = active & (rate_per_latent > CARRIED)
     used, size, cost = int(carry.sum()), len(carry), shuffled - matched
@@ -177,8 +179,8 @@ def diagnose(
     more = "lower the KL's weight or warm it up longer (--model.objective.beta), set --model.objective.free_bits 0.1"
     if cost < IGNORED:
         return f"Full collapse: {found}; {more}, or take a weaker decoder."
-    if used > size / 2:
-        return f"No collapse: {found}."
+    if used > size / 2 or (spare and used):
+        return f"No collapse: {found}{'; the others are spare' if used < size and spare else ''}."
     fewer = f"or do with a smaller {setting} ({used})" if setting and used else ""
     return f"Partial collapse: {found}; to use more, {more}, {fewer or 'or take a weaker decoder'}."
 
