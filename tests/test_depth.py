@@ -279,6 +279,7 @@ def test_the_window_is_kept_with_the_model_and_applied_to_files(cli: Callable, t
     assert done.status == 0, done.err
     kept = yaml.safe_load(Path("runs/images/1/config.yaml").read_text())["data"]["source"]["init_args"]
     low, high = kept["window"]
+    assert kept["percentiles"] is None  # the window is what they gave
     assert 0 <= low < 100
     assert 3900 < high <= 4080
     (tmp_path / "new").mkdir()

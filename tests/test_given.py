@@ -28,6 +28,7 @@ from vae_lightning.commands.main import main
 from vae_lightning.core import Spec
 from vae_lightning.data import Digits, ImageData, ImageFolder
 from vae_lightning.images.given import read_given
+from vae_lightning.images.input import read_images
 
 GREY = (load_digits().images * 255 / 16).round().astype(np.uint8)
 RUN = "--ckpt_path=runs/digits/1"
@@ -271,3 +272,13 @@ def test_files_deeper_than_a_models_are_not_told_the_flags_of_fit(tmp_path: Path
     ) as raised:
         read_given([str(deep)], data.spec, data)
     assert "--data" not in str(raised.value)
+
+
+def test_a_grey_array_for_a_model_of_colours_is_told_how_to_get_them(tmp_path: Path) -> None:
+    grey = np.zeros((4, 6, 5), np.uint8)
+    np.save(tmp_path / "x.npy", grey)
+    spec = Spec((3, 6, 5), 256)
+    with pytest.raises(ValueError, match=r"give grey its three channels, x.reshape\(-1, 6, 5, 1\).repeat\(3, -1\)"):
+        read_images([str(tmp_path / "x.npy")], spec, tmp_path)
+    np.save(tmp_path / "x.npy", grey.reshape(-1, 6, 5, 1).repeat(3, -1))
+    assert read_images([str(tmp_path / "x.npy")], spec, tmp_path).image.shape == (4, 3, 6, 5)

@@ -165,9 +165,12 @@ def _array(path: Path, image_shape: Shape, levels: int, reading: Reading | None)
     axes = next((axes for axes, shape in shapes.items() if array.shape[1:] == shape), None)
     if axes is None or not len(array):
         fit = " or ".join(f"(N, {', '.join(map(str, shape))})" for shape in shapes.values())
+        remedy = "bring the images to that size first"
+        if channels == 3 and array.shape[1:] in ((height, width), (height, width, 1), (1, height, width)):
+            remedy = f"give grey its three channels, x.reshape(-1, {height}, {width}, 1).repeat(3, -1)"
         raise ValueError(
-            f"{path}: expected an array {fit}, as the model was built for, got {array.shape}: bring the images to that "
-            "size first, or train a model of theirs."
+            f"{path}: expected an array {fit}, as the model was built for, got {array.shape}: {remedy}, or train a "
+            "model of theirs."
         )
     if not 0 <= int(array.min()) <= int(array.max()) <= max(255, levels - 1):
         raise ValueError(_range(str(path), levels, f"values from {array.min()} to {array.max()}"))
