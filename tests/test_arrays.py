@@ -66,6 +66,8 @@ def test_floats_are_rounded_to_stated_levels_or_refused(
     np.save(file, np.where(grey > 99, np.nan, 0.5))
     with pytest.raises(ValueError, match=r"x.npy, train image 0: expected finite numbers, got NaN or infinity"):
         loaded(Arrays(str(file), levels=256))
+    with pytest.raises(ValueError, match=r"x.npy, image \d+: expected finite numbers, got NaN or infinity: mend"):
+        loaded(Arrays(str(file), percentiles=(1.0, 99.0)))
 
 
 def test_integers_of_any_depth(grey: np.ndarray, tmp_path: Path) -> None:

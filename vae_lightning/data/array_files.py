@@ -44,6 +44,15 @@ def flat(path: Path, label: np.ndarray) -> np.ndarray:
     return label
 
 
+def no_images(shape: tuple[int, ...]) -> str:
+    """What to say of an array that has too few axes, or no images."""
+    side = round(shape[1] ** 0.5) if len(shape) == 2 else 0
+    remedy = "bring them to it, such as by x.reshape(-1, H, W)"
+    if side > 1 and side * side == shape[1]:
+        remedy = f"bring them to it, where rows are images by x.reshape(-1, {side}, {side})"
+    return f"(N, H, W[, C]), got the shape {shape}: {'give some' if 0 in shape else remedy}"
+
+
 def open_arrays(path: Path) -> Any:
     """The array of a file, or its arrays by name.
 

@@ -12,11 +12,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vae_lightning.data.array_files import LABELS, Part, first, flat, named, open_arrays
+from vae_lightning.data.array_files import LABELS, Part, first, flat, named, no_images, open_arrays
 from vae_lightning.data.reading.clipping import Clipping
 from vae_lightning.data.reading.decode import Reading
 from vae_lightning.data.reading.levels import (
     LEVELS,
+    NOT_FINITE,
     RangeError,
     Span,
     Window,
@@ -94,7 +95,7 @@ class Arrays(ImageSource):
             parts["train"] = Part(parts["train"].pixels, label)
         for name, (pixels, label, _) in parts.items():
             if pixels.ndim < 3 or not len(pixels):
-                raise ValueError(self._odd(name, pixels.shape))
+                raise ValueError(f"{self.path}: expected {name} images {no_images(pixels.shape)}.")
             if label is not None and len(label) != len(pixels):
                 got = f"{len(pixels)}, got {len(label)}"
                 raise ValueError(f"{self.path}: expected as many {name} labels as images, {got}: leave out the others.")
@@ -108,15 +109,6 @@ class Arrays(ImageSource):
             for name, rows in (("test", np.sort(order[:count])), ("train", np.sort(order[count:]))):
                 parts[name] = Part(pixels, None if label is None else label[rows], rows)
         return parts
-
-    def _odd(self, name: str, shape: tuple[int, ...]) -> str:
-        """What to say of an array that has too few axes, or no images."""
-        side = round(shape[1] ** 0.5) if len(shape) == 2 else 0
-        remedy = "bring them to it, such as by x.reshape(-1, H, W)"
-        if side > 1 and side * side == shape[1]:
-            remedy = f"bring them to it, where rows are images by x.reshape(-1, {side}, {side})"
-        remedy = "give some" if 0 in shape else remedy
-        return f"{self.path}: expected {name} images (N, H, W[, C]), got the shape {shape}: {remedy}."
 
     @cached_property
     def _order(self) -> Axes:
@@ -172,7 +164,10 @@ class Arrays(ImageSource):
         pixels, _, rows = self._parts["train"]
         rows = np.arange(len(pixels)) if rows is None else rows
         every = -(-len(rows) * pixels[0].size // SAMPLED_VALUES)
-        window = percentile_window([pixels[row].ravel()[::every] for row in rows], self.percentiles)
+        values = [pixels[row].ravel()[::every] for row in rows]
+        if (odd := next((row for row, it in zip(rows, values, strict=True) if not _finite(it)), None)) is not None:
+            raise ValueError(f"{self.path}, image {odd}: {NOT_FINITE}.")
+        window = percentile_window(values, self.percentiles)
         return {"window": window, "percentiles": None}
 
     def load(self, root: Path, download: bool) -> Splits:
@@ -219,7 +214,7 @@ class Arrays(ImageSource):
             every = Span.over(parts, len(parts))
             raise RangeError(error.expected, every, error.kind, str(self.path), percentiles=True) from None
         except ValueError as error:
-            rows = (i for i, row in enumerate(stored) if stored.dtype.kind == "f" and not np.isfinite(row).all())
+            rows = (i for i, row in enumerate(stored) if not _finite(row))
             first = next(rows, None)
             where = "" if first is None else f", {name} image {first}"
             raise ValueError(f"{self.path}{where}: {error}.") from None
@@ -237,6 +232,10 @@ class Arrays(ImageSource):
             some = ", ".join(unknown[:5])
             raise ValueError(f"{self.path}: expected {name} labels that training has, too, got {some}.")
         return torch.tensor([known[str(it)] for it in label.tolist()], dtype=torch.int64)
+
+
+def _finite(values: np.ndarray) -> bool:
+    return values.dtype.kind != "f" or bool(np.isfinite(values).all())
 
 
 def _shared(array: np.ndarray) -> Tensor:

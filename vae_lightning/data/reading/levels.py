@@ -13,6 +13,7 @@ from vae_lightning.data.reading.native import RefusedError
 
 Window = tuple[float, float]
 LEVELS, MOST_LEVELS = 256, 2**16
+NOT_FINITE = "expected finite numbers, got NaN or infinity: mend the image, or leave it out"
 
 
 class Span(NamedTuple):
@@ -123,7 +124,7 @@ def to_levels(values: np.ndarray, levels: int | None, window: Window | None) -> 
         return values.astype(_dtype(count))
     low, high = (float(end) for end in (values.min(), values.max()))
     if not np.isfinite((low, high)).all():
-        raise ValueError("expected finite numbers, got NaN or infinity: mend the image, or leave it out")
+        raise ValueError(NOT_FINITE)
     if window is not None:
         unit = (values.astype(np.float64) - window[0]) / (window[1] - window[0])
         return np.rint(unit.clip(0, 1) * (count - 1)).astype(_dtype(count))

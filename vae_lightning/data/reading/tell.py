@@ -13,7 +13,7 @@ from vae_lightning.core import Shape
 from vae_lightning.data.reading.cache import decode_all
 from vae_lightning.data.reading.clipping import Clipping
 from vae_lightning.data.reading.decode import Reading
-from vae_lightning.data.reading.levels import Span, Window, percentile_window
+from vae_lightning.data.reading.levels import NOT_FINITE, Span, Window, percentile_window
 from vae_lightning.data.reading.native import UNREADABLE, Seen, read_native
 from vae_lightning.data.say import say
 
@@ -104,9 +104,7 @@ def window_of(folder: Path, files: list[str], channels: int, background: int | N
         except UNREADABLE:
             return None  # named when the images are read
         if not np.isfinite(values).all():
-            raise ValueError(
-                f"{folder / name}: expected finite numbers, got NaN or infinity: mend the image, or leave it out."
-            )
+            raise ValueError(f"{folder / name}: {NOT_FINITE}.")
         return values[:: -(-len(values) // each)]
 
     values = [it for it in decode_all(files, sample) if it is not None]
