@@ -56,7 +56,7 @@ def test_a_good_training_needs_nothing() -> None:
         ({"squared_error": 2.0}, "worse than PCA", "configs/model/principal.yaml"),
         ({"squared_error": 2.0, "begun_at_pca": True}, "worse than PCA", "Train longer."),
         ({"rate": 0.01}, "collapsed", "-c configs/objective/warmup.yaml"),
-        ({"headline": [*rising(-600.0), (10_500, -640.0)]}, "over-fitted", "dropout 0.3"),
+        ({"headline": [*rising(-600.0), (10_500, -640.0)]}, "over-fitted", "configs/augment/photos.yaml"),
         ({"steps": 60}, "60 steps are few", "fit --ckpt_path runs/images/1 --trainer.max_epochs"),
         ({"headline": [(500 * i, -1000.0 + 10 * i) for i in range(20)]}, "still improved", "fit --ckpt_path"),
     ],

@@ -170,9 +170,9 @@ def _overfitted(facts: Facts) -> str:
     step = facts.headline[best][0]
     return (
         f"It is over-fitted: held-out images were told best after {step + 1} steps, and {100 * lost / span:.1f} % "
-        "worse in the end; the best checkpoint is of then, and is what every command uses. Give more images, or "
-        "augment them (docs/images.md), or drop more: --model.latent_model.encoder.net.dropout 0.3 "
-        "--model.latent_model.likelihood.net.dropout 0.3."
+        "worse in the end; the best checkpoint is of then, and is what every command uses. Give more images; "
+        "where mirrored and turned ones are as likely, augment them: -c configs/augment/photos.yaml; or drop more: "
+        "--model.latent_model.encoder.net.dropout 0.3 --model.latent_model.likelihood.net.dropout 0.3."
     )
 
 
