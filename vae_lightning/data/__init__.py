@@ -8,7 +8,7 @@ from vae_lightning.data.digits import Digits
 from vae_lightning.data.door import admitted
 from vae_lightning.data.folder import ImageFolder
 from vae_lightning.data.hugging_face import HuggingFace
-from vae_lightning.data.map_dataset import MapDataset
+from vae_lightning.data.items import MapDataset
 from vae_lightning.data.module import ImageData
 from vae_lightning.data.source import Images, ImageSource, Splits
 from vae_lightning.data.torchvision_sources import CIFAR10, KMNIST, MNIST, FashionMNIST

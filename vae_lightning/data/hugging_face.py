@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from vae_lightning.data.items import ItemSource
+from vae_lightning.data.item_source import ItemSource
 from vae_lightning.data.reading.decode import Reading
 from vae_lightning.data.reading.items import Axes
 from vae_lightning.data.reading.layout import ROLES
