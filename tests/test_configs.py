@@ -27,8 +27,10 @@ DEFAULTS = {
 
 
 def fragments(*chosen: str) -> list[str]:
-    """base.yaml and one fragment a slot: the defaults, but for those chosen."""
-    picked = {**DEFAULTS, **dict(choice.split("/") for choice in chosen)}
+    """base.yaml and one fragment a slot: the defaults, but for those chosen, and for those that a chosen one names."""
+    whole = ("encoder", "likelihood") if "model/principal" in chosen else ()
+    picked = {slot: name for slot, name in DEFAULTS.items() if slot not in whole}
+    picked |= dict(choice.split("/") for choice in chosen)
     files = [CONFIGS / "base.yaml", *(CONFIGS / slot / f"{name}.yaml" for slot, name in picked.items())]
     return [word for file in files for word in ("-c", str(file))]
 

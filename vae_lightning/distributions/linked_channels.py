@@ -140,8 +140,9 @@ class LinkedMixtures(Linked):
 
     def expand(self, batch_shape: _size, _instance: Distribution | None = None) -> LinkedMixtures:
         batch = Size(batch_shape)
-        wide = (part.expand(batch + part.shape[-4:]) for part in (self.logits, self.offset, self.scale, self.weight))
-        return LinkedMixtures(self.loc.expand(batch + self.event_shape), *wide, self.levels, self.edges)
+        loc, rest = self.loc.expand(batch + self.event_shape), self.parameters[1:]
+        logits, offset, scale, weight = (part.expand(batch + part.shape[-4:]) for part in rest)
+        return LinkedMixtures(loc, logits, offset, scale, weight, self.levels, self.edges)
 
     def channel(self, index: int, before: Tensor) -> MixtureSameFamily:
         of_channel = (..., index, slice(None), slice(None), slice(None))
