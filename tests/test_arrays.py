@@ -64,8 +64,10 @@ def test_floats_are_rounded_to_stated_levels_or_refused(
     with pytest.raises(ValueError, match=r"real numbers from 0 to 2: say what they mean: --data.source.window \[0,2\]"):
         loaded(Arrays(str(file), levels=256))
     np.save(file, np.where(grey > 99, np.nan, 0.5))
-    with pytest.raises(ValueError, match="expected finite numbers, got values from nan"):
+    with pytest.raises(ValueError, match=r"x.npy, train image 0: expected finite numbers, got NaN or infinity"):
         loaded(Arrays(str(file), levels=256))
+    with pytest.raises(ValueError, match=r"x.npy, image \d+: expected finite numbers, got NaN or infinity: mend"):
+        loaded(Arrays(str(file), percentiles=(1.0, 99.0)))
 
 
 def test_integers_of_any_depth(grey: np.ndarray, tmp_path: Path) -> None:
@@ -95,9 +97,11 @@ def test_percentiles_of_the_training_images_are_the_window(grey: np.ndarray, tmp
     source = Arrays(str(file), percentiles=(5.0, 95.0))
     train = source._parts["train"]
     assert source.found["window"] == pytest.approx(tuple(np.percentile(train.pixels[train.rows], (5, 95))))
-    again = Arrays(str(file), window=source.found["window"], percentiles=(5.0, 95.0))
+    again = Arrays(str(file), **source.found)
     assert again.found == {}
     assert loaded(again).record() == loaded(source).record()
+    with pytest.raises(ValueError, match=r"a window or percentiles, got .*--data.source.percentiles null"):
+        Arrays(str(file), window=(0.0, 255.0), percentiles=(5.0, 95.0))
     assert 0.03 < (loaded(source).splits["train"].image == 255).double().mean() < 0.1
 
 
@@ -138,9 +142,14 @@ def test_splits_of_a_file(grey: np.ndarray, tmp_path: Path, form: str) -> None:
         (np.zeros((9, 5, 5, 2), np.uint8), r"C being 1, 3 or 4, got the shape \(9, 5, 5, 2\)"),
         (np.zeros((9, 5), np.uint8), r"got the shape \(9, 5\)"),
         (np.zeros((0, 5, 5), np.uint8), r"got the shape \(0, 5, 5\)"),
-        (np.zeros((9, 5, 5), complex), "expected numbers, got complex128"),
+        (np.zeros((9, 5, 5), complex), "expected integers or real numbers, got complex128"),
         (np.arange(225).reshape(9, 5, 5) - 7, "got values from -7 to 217"),
-        (np.array([{}] * 9), "expected arrays of numbers, got something else"),
+        (np.zeros((9, 64), np.uint8), r"got the shape \(9, 64\): .* x.reshape\(-1, 8, 8\)"),
+        (np.zeros((8, 8), np.uint8), r"got the shape \(8, 8\): .* x.reshape\(-1, H, W\)"),
+        (
+            np.array([{}] * 9),
+            "expected tensors or arrays of numbers, got objects, .*: save the images alone, by np.savez",
+        ),
     ],
 )
 def test_what_is_no_array_of_images(array: np.ndarray, said: str, tmp_path: Path) -> None:
@@ -164,3 +173,56 @@ def test_files_that_are_none(grey: np.ndarray, tmp_path: Path) -> None:
             loaded(Arrays(str(tmp_path / name)))
     with pytest.raises(FileNotFoundError, match=r"nowhere.npy.*--data.root"):
         loaded(Arrays("nowhere.npy"))
+
+
+def test_what_a_window_clips_is_counted_and_said(
+    grey: np.ndarray, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "x.npy"
+    grey = grey.clip(0, 200)
+    grey[:6, 0, 0] = 250
+    for array, scale in ((grey, 1), (grey / 2.0, 0.5)):
+        np.save(file, array)
+        loaded(Arrays(str(file), window=(0.0, 200 * scale)))
+        said = f"6 of 60 train images have values beyond the window [0,{200 * scale:g}]: 0.333 % of all values become"
+        assert f"{said} its ends; the window [0,{250 * scale:g}] would hold them." in capsys.readouterr().out
+        loaded(Arrays(str(file), window=(0.0, 249.9 * scale)))  # less than half a level beyond
+        assert "beyond" not in capsys.readouterr().out
+
+
+def test_fewer_levels_than_values_are_refused_with_the_flag(grey: np.ndarray, tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", grey)
+    with pytest.raises(ValueError, match=r"expected 0..15, got values from 0 to 255: .*--data.source.levels 256 keeps"):
+        loaded(Arrays(str(tmp_path / "x.npy"), levels=16))
+
+
+def test_a_range_is_that_of_all_images(grey: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vae_lightning.data.arrays.CHUNK_VALUES", 300)
+    scaled = grey / 255
+    scaled[-1, 0, 0] = 7
+    np.save(tmp_path / "x.npy", scaled)
+    with pytest.raises(ValueError, match=r"got real numbers from 0 to 7: .*--data.source.window \[0,7\]"):
+        loaded(Arrays(str(tmp_path / "x.npy")))
+
+
+def test_labels_that_are_whole_real_numbers_are_classes(grey: np.ndarray, tmp_path: Path) -> None:
+    for label, classes in ((np.arange(60) % 3 + 0.0, ("0", "1", "2")), (np.arange(60) / 2, None), (np.eye(60), None)):
+        np.savez(tmp_path / "x.npz", images=grey, labels=label)
+        if classes:
+            assert loaded(Arrays(str(tmp_path / "x.npz"))).spec.classes == classes
+        else:
+            with pytest.raises(ValueError, match=r"got float64 .*: give the number .*argmax.*or save the images alone"):
+                loaded(Arrays(str(tmp_path / "x.npz")))
+
+
+def test_what_torch_would_have_to_unpickle_is_said_plainly(grey: np.ndarray, tmp_path: Path) -> None:
+    for found in (torch.utils.data.TensorDataset(torch.from_numpy(grey)), {"images": grey}):
+        torch.save(found, tmp_path / "x.pt")
+        with pytest.raises(ValueError, match=r"x.pt: expected tensors or arrays of numbers, got objects") as raised:
+            loaded(Arrays(str(tmp_path / "x.pt")))
+        assert "\x1b" not in str(raised.value)
+    (tmp_path / "x.pt").write_text("1 2 3")
+    with pytest.raises(ValueError, match=r"got something else \(nothing that torch reads\): save it again"):
+        loaded(Arrays(str(tmp_path / "x.pt")))
+    with pytest.raises(ValueError, match=r"got a folder: name the file in it, or .*--data.source ImageFolder"):
+        loaded(Arrays(str(tmp_path)))

@@ -47,7 +47,13 @@ from vae_lightning.conditionals import (
     PointMass,
 )
 from vae_lightning.core import LatentModel, Spec
-from vae_lightning.distributions import BinaryImage, CategoricalLevels, DiscretizedLogistic, LinkedChannels
+from vae_lightning.distributions import (
+    BinaryImage,
+    CategoricalLevels,
+    DiscretizedLogistic,
+    LinkedChannels,
+    LinkedMixtures,
+)
 from vae_lightning.models import VAE
 from vae_lightning.nets import MLP, ConvDecoder, ConvEncoder
 from vae_lightning.objectives import ELBO
@@ -146,6 +152,18 @@ def test_linked_channels_cost_their_log_probability(levels: int) -> None:
     assert length == pytest.approx(bits(density.log_prob(x)), rel=1e-3, abs=64)
     alone = DiscretizedLogistic(density.loc, density.scale, levels)
     assert length < 0.9 * bits(alone.log_prob(x))
+
+
+def test_linked_mixtures_cost_their_log_probability() -> None:
+    torch.manual_seed(2)
+    shape = (6, 3, 16, 16)
+    weight = torch.tensor([[0.0, 0.9, -0.5], [0.0, 0.0, 0.8]])[:, :, None, None].expand(6, 2, 3, 16, 16)
+    scale = 1 + 10 * torch.rand(*shape, 3)
+    density = LinkedMixtures(
+        256 * torch.rand(shape), torch.randn(*shape, 3), 60 * torch.randn(*shape, 3), scale, weight, 256
+    )
+    x = density.sample()
+    assert pushed(image_codec(density), x) == pytest.approx(bits(density.log_prob(x)), rel=1e-3, abs=64)
 
 
 def test_any_level_can_be_coded_however_far_in_a_tail() -> None:

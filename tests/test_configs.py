@@ -27,8 +27,10 @@ DEFAULTS = {
 
 
 def fragments(*chosen: str) -> list[str]:
-    """base.yaml and one fragment a slot: the defaults, but for those chosen."""
-    picked = {**DEFAULTS, **dict(choice.split("/") for choice in chosen)}
+    """base.yaml and one fragment a slot: the defaults, but for those chosen, and for those that a chosen one names."""
+    whole = ("encoder", "likelihood") if "model/principal" in chosen else ()
+    picked = {slot: name for slot, name in DEFAULTS.items() if slot not in whole}
+    picked |= dict(choice.split("/") for choice in chosen)
     files = [CONFIGS / "base.yaml", *(CONFIGS / slot / f"{name}.yaml" for slot, name in picked.items())]
     return [word for file in files for word in ("-c", str(file))]
 
@@ -76,7 +78,8 @@ def test_fragments_of_every_slot_run_a_step(cli: Callable, choice: str) -> None:
     for key in () if slot == "model" else ("encoder", "likelihood"):
         part = wanted.get("latent_model", {}).get("init_args", {}).get(key, {})
         assert part.get("class_path", "") in text
-    assert "hidden" in text  # the net of the model fragment is kept where another fragment replaces the head
+    net = "UNet" if choice == "model/principal" else "hidden"
+    assert net in text  # the net of the model fragment is kept where another fragment replaces the head
 
 
 @pytest.mark.parametrize("path", sorted((CONFIGS / "data").glob("*.yaml")), ids=lambda path: path.stem)

@@ -85,7 +85,7 @@ def test_deep_pictures_are_refused_or_read_as_stated(tmp_path: Path, kind: str) 
     luma = (values * [0.299, 0.587, 0.114]).sum(-1) / 4080 * 255
     assert np.abs(in_order(grey)[..., 0] - luma).max() <= 0.6
     small = loaded(folder, window=(0.0, top), size=(3, 3))
-    assert small.image_shape == (3, 3, 3)
+    assert small.image_shape == (3 if kind == "rgb16" else 1, 3, 3)
     assert in_order(small).std() > 20
 
 
@@ -95,7 +95,9 @@ def test_pictures_keep_their_own_depth(tmp_path: Path) -> None:
         data = loaded(tmp_path / "deep", levels=2**16, cache=cache)
         assert data.levels == 2**16
         assert np.array_equal(in_order(data), values)
-    with pytest.raises(ValueError, match=r"expected 0..1023, got values from 0 to 4080: .*levels 4096"):
+    with pytest.raises(
+        ValueError, match=r"expected 0..1023, got values from 0 to 4080 in all 40 images: .*levels 4096"
+    ):
         loaded(tmp_path / "deep", levels=1024)
     for levels in (1, 2**16 + 1):
         with pytest.raises(ValueError, match=r"ImageFolder\.levels: expected from 2 to 65536"):
@@ -113,13 +115,60 @@ def test_percentiles_are_of_the_training_pictures(tmp_path: Path) -> None:
     low, high = source.found["window"]
     train = [int(name[:2]) for name in source._layout.files["train"] if not source._is_test(name)]
     assert 30 < len(train) < 60
-    assert (low, high) == pytest.approx(tuple(np.percentile(values[train], (5, 95))))
+    assert (low, high) == pytest.approx(tuple(np.percentile(values[train][..., 0], (5, 95))))
     data = loaded(tmp_path / "deep", percentiles=(5.0, 95.0), test_fraction=0.3)
-    kept = loaded(tmp_path / "deep", percentiles=(5.0, 95.0), test_fraction=0.3, window=(low, high))
+    kept = loaded(tmp_path / "deep", test_fraction=0.3, window=(low, high))
     assert data.record() == kept.record()
     for percentiles in ((5.0, 5.0), (-1.0, 50.0), (0.0, 101.0)):
         with pytest.raises(ValueError, match=r"ImageFolder.percentiles: expected \[low, high\] from 0 to 100"):
             ImageFolder("deep", percentiles=percentiles)
+
+
+def test_values_beyond_a_window_are_counted_and_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    painted(folder := tmp_path / "late", "grey16", 60)
+    late = np.full((6, 5), 100, np.uint16)
+    late[:3] = 60000
+    Image.fromarray(late).save(folder / "37.png")
+    with pytest.raises(ValueError, match=r"from 0 to 60000 in all 60 images.*window \[0,60000\]"):
+        loaded(folder)
+    for _ in range(2):  # decoded, and from the cache
+        data = loaded(folder, window=(0.0, 4080.0))
+        said = (
+            "1 of 60 pictures have values beyond the window [0,4080], such as 37.png: 0.833 % of all values become its"
+        )
+        assert f"{said} ends; the window [0,60000] would hold them." in capsys.readouterr().out
+    assert in_order(data)[37, :3].min() == 255
+    loaded(folder, window=(0.0, 4080.0), cache=False)
+    assert "1 of 60 pictures have values beyond" in capsys.readouterr().out
+    loaded(folder, window=(0.0, 60000.0))
+    assert "have values beyond" not in capsys.readouterr().out
+    read_files([folder / "36.png", folder / "37.png"], (1, 6, 5), data.source.reading)
+    assert "1 of 2 pictures have values beyond that window" in capsys.readouterr().out
+
+
+def test_a_range_of_some_pictures_is_said_to_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    painted(folder := tmp_path / "deep", "float", 60)
+    Image.fromarray(np.linspace(-1, 3, 30, dtype=np.float32).reshape(6, 5)).save(folder / "37.tif")
+    said = r"37.tif: expected integers, got real numbers from -1 to 3 in all 60 images: .*window \[-1,3\]"
+    with pytest.raises(ValueError, match=said):
+        loaded(folder, levels=256)
+    monkeypatch.setattr("vae_lightning.data.reading.tell.LOOKED", 10)
+    with pytest.raises(
+        ValueError, match=r"from 0 to 1 in the 10 of 60 images that.*\[0,1\] brings .*, and what lies beyond to its"
+    ):
+        loaded(folder)
+
+
+def test_percentiles_name_a_file_that_is_not_finite(tmp_path: Path) -> None:
+    painted(folder := tmp_path / "deep", "float", 20)
+    Image.fromarray(np.full((6, 5), np.nan, np.float32)).save(folder / "07.tif")
+    with pytest.raises(ValueError, match=r"07.tif: expected finite numbers, got NaN or infinity: mend the image"):
+        loaded(folder, percentiles=(1.0, 99.0), test_fraction=0.01)
+
+
+def test_a_window_and_percentiles_are_not_both_taken() -> None:
+    with pytest.raises(ValueError, match=r"ImageFolder: expected a window or percentiles, got .*percentiles null"):
+        ImageFolder("deep", window=(0.0, 4080.0), percentiles=(1.0, 99.0))
 
 
 def test_pictures_of_two_depths_do_not_share_a_window(tmp_path: Path) -> None:
@@ -213,8 +262,8 @@ def test_dicom(tmp_path: Path) -> None:
 SMALL = [
     *("--trainer.max_epochs=1", "--trainer.callbacks=null", "--data.batch_size=8", "--data.val_size=8"),
     "--model.latent_model.latent_size=2",
-    "--model.latent_model.encoder.net.channels=[4]",
-    "--model.latent_model.likelihood.net.channels=[4]",
+    "--model.latent_model.encoder.net.channels=4",
+    "--model.latent_model.likelihood.net.channels=4",
 ]
 
 
@@ -230,6 +279,7 @@ def test_the_window_is_kept_with_the_model_and_applied_to_files(cli: Callable, t
     assert done.status == 0, done.err
     kept = yaml.safe_load(Path("runs/images/1/config.yaml").read_text())["data"]["source"]["init_args"]
     low, high = kept["window"]
+    assert kept["percentiles"] is None  # the window is what they gave
     assert 0 <= low < 100
     assert 3900 < high <= 4080
     (tmp_path / "new").mkdir()

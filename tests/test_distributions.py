@@ -18,6 +18,7 @@ from vae_lightning.distributions import (
     ContinuousBernoulli,
     DiscretizedLogistic,
     LinkedChannels,
+    LinkedMixtures,
     Rescaled,
 )
 
@@ -75,6 +76,28 @@ def test_linked_channels_factorise_and_are_drawn_as_they_weigh() -> None:
     assert torch.corrcoef(torch.stack([blue, told]))[0, 1].item() > 0.5
     assert (blue - told).mean().item() == pytest.approx(0, abs=0.1)
     assert (blue - told).var().item() == pytest.approx(9 * math.pi**2 / 3 + 1 / 12, rel=0.05)
+
+
+def test_linked_mixtures_are_mixtures_about_linked_centres() -> None:
+    loc, weight = 255 * torch.rand(3, 2, 2), torch.zeros(2, 3, 2, 2)
+    weight[0, 1], weight[0, 2], weight[1, 2] = 0.9, -0.5, 0.7
+    logits, offset, scale = torch.randn(3, 2, 2, 4), 20 * torch.randn(3, 2, 2, 4), 1 + 9 * torch.rand(3, 2, 2, 4)
+    x = torch.randint(0, 256, (5, 3, 2, 2)).float()
+    alike = LinkedMixtures(loc, logits, torch.zeros_like(offset), scale[..., :1].expand_as(scale), weight, 256)
+    one = LinkedChannels(loc, scale[..., 0], weight, 256)
+    torch.testing.assert_close(alike.log_prob(x), one.log_prob(x))
+
+    mixed = LinkedMixtures(loc, logits, offset, scale, weight, 256)
+    told = loc[2] - 0.5 * (x[:, 0] - loc[0]) + 0.7 * (x[:, 1] - loc[1])
+    each = DiscretizedLogistic(told[..., None] + offset[2], scale[2], 256).log_prob(x[:, 2, ..., None])
+    by_hand = (each + logits[2].log_softmax(-1)).logsumexp(-1)
+    torch.testing.assert_close(mixed.log_prob_of_each(x)[:, 2], by_hand)
+    every = torch.arange(256.0).view(-1, 1, 1, 1).expand(256, 3, 2, 2).clone()
+    every[:, :2] = x[0, :2]
+    torch.testing.assert_close(mixed.log_prob_of_each(every)[:, 2].exp().sum(0), torch.ones(2, 2))
+    assert mixed.expand((4,)).sample().shape == (4, 3, 2, 2)
+    red = mixed.sample((20_000,))[:, 0]
+    torch.testing.assert_close(red.mean(0), mixed.mean[0], atol=1.5, rtol=0)
 
 
 def test_mixture_of_discretized_logistics_sums_to_one_with_gradients() -> None:

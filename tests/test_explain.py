@@ -5,13 +5,29 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
+import numpy as np
 import pytest
 import wandb
+from torch.utils.data import Dataset
 
 from tests.test_bad_input import DIGITS, FAST, refused
 from vae_lightning.data import Digits
+
+
+class Untyped(Dataset):
+    """A user's data set whose setting is not annotated."""
+
+    def __init__(self, count):  # type: ignore[no-untyped-def]
+        self.count = count
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> Any:
+        return np.full((8, 8), index, np.uint8)
+
 
 FOLDER = ["--data.source=ImageFolder", "--data.source.path=x"]
 
@@ -28,6 +44,20 @@ FOLDER = ["--data.source=ImageFolder", "--data.source.path=x"]
             ["got ReduceLROnPlateau, a name of 2", "--model.lr_scheduler torch.optim.lr_scheduler.ReduceLROnPlateau"],
         ),
         (["--data.source=vae_lightning.data.ImageData"], ["which is a DataModule", "ImageSource"]),
+        (
+            ["--data=ImageFolder"],
+            ["data: expected settings", "got the class ImageFolder: say --data.source ImageFolder."],
+        ),
+        (["--data=nothing"], ["data: expected settings such as --data.NAME VALUE, or a file of them, got 'nothing'"]),
+        (
+            ["--model.optimizer.lr=-1"],
+            ["model.optimizer.lr: expected a value that the optimiser takes, got -1.0: give"],
+        ),
+        (["--model.optimizer.betas=[2,0.9]"], ["model.optimizer.betas: expected a value", "got 2.0: give another"]),
+        (
+            ["--data.source=MapDataset", "--data.source.train=tests.test_explain.Untyped"],
+            ["data.source.train: Untyped needs the setting count, got none: give --data.source.train.count."],
+        ),
         (["--data.source=ImageData"], ["which is a DataModule", "ImageSource"]),
         (["--data.source=torchvision.datasets.MNIST"], ["a data set of torch's", "ImageSource"]),
         (["--data.source.grey=true"], ["there is no setting 'grey' of Digits; it takes none"]),
@@ -58,7 +88,7 @@ FOLDER = ["--data.source=ImageFolder", "--data.source.path=x"]
         (["--model.lr_scheduler=WarmupCosine"], ["give it as --model.lr_schedule, with --model.lr_scheduler null"]),
         (["--model.lr_scheduler=StepLR"], ["StepLR needs the setting step_size", "--model.lr_scheduler.step_size"]),
         (["--model.latent_model.encoder.net=nowhere.Net"], ["encoder.net:", "there is no module 'nowhere' here"]),
-        (["--data=Digits"], ["data: expected settings", "got 'Digits'"]),
+        (["--data=Digits"], ["data: expected settings", "got the class Digits: say --data.source Digits"]),
         (
             [*FOLDER, "--data.source.window=5"],
             ["data.source.window: expected two numbers or null, got 5: give --data.source.window [low,high]."],
@@ -77,7 +107,10 @@ FOLDER = ["--data.source=ImageFolder", "--data.source.path=x"]
         ),
         ([*FOLDER, "--data.source.size=[64]"], ["got [64]: give --data.source.size [height,width]."]),
         ([*FOLDER, "--data.source.levels=[3]"], ["data.source.levels: expected a whole number or null, got [3]."]),
-        ([*FOLDER, "--data.source.channels=grey"], ["data.source.channels: expected a whole number, got grey."]),
+        (
+            [*FOLDER, "--data.source.channels=grey"],
+            ["data.source.channels: expected a whole number or null, got grey."],
+        ),
         (
             ["--data.source=Arrays", "--data.source.path=x", "--data.source.window=5"],
             ["give --data.source.window [low,high]."],

@@ -28,6 +28,7 @@ from vae_lightning.commands.main import main
 from vae_lightning.core import Spec
 from vae_lightning.data import Digits, ImageData, ImageFolder
 from vae_lightning.images.given import read_given
+from vae_lightning.images.input import read_images
 
 GREY = (load_digits().images * 255 / 16).round().astype(np.uint8)
 RUN = "--ckpt_path=runs/digits/1"
@@ -233,3 +234,51 @@ def test_deep_files_are_read_as_training_read_them(tmp_path: Path, meaning: dict
     for split in data.splits.values():
         for name, image in zip(split.names, split.image, strict=True):
             assert torch.equal(found[str(name)].long(), image.long()), name
+
+
+def test_what_a_models_window_clips_of_files_and_arrays_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (place := tmp_path / "deep").mkdir()
+    values = np.stack([load_digits().images[i] * 200 for i in range(30)]).astype(np.uint16)
+    for i, image in enumerate(values):
+        Image.fromarray(image).save(place / f"{i:02}.png")
+    data = ImageData(ImageFolder(str(place), channels=1, cache=False, window=(0, 3200)), val_size=5, batch_size=8)
+    bright = values.copy()
+    bright[7, 3] = 60000
+    (new := tmp_path / "new").mkdir()
+    Image.fromarray(bright[7]).save(new / "07.png")
+    Image.fromarray(bright[8]).save(new / "08.png")
+    given = read_given([str(new)], data.spec, data)
+    assert "1 of 2 images have values beyond the model's window, which become its ends." in given.notes
+    np.save(tmp_path / "x.npy", bright)
+    capsys.readouterr()
+    found = read_given([str(tmp_path / "x.npy")], data.spec, data).images.image  # by the window, as training read files
+    assert "1 of 30 images have values beyond the window [0,3200]" in capsys.readouterr().out
+    assert torch.equal(found[8:9], given.images.image[1:])
+    assert torch.equal(found[7:8], given.images.image[:1])
+
+
+def test_files_deeper_than_a_models_are_not_told_the_flags_of_fit(tmp_path: Path) -> None:
+    (plain := tmp_path / "plain").mkdir()
+    (deep := tmp_path / "deep").mkdir()
+    for i in range(20):
+        image = load_digits().images[i] * 15
+        Image.fromarray(image.astype(np.uint8)).save(plain / f"{i:02}.png")
+        Image.fromarray(image.astype(np.uint16) * 200).save(deep / f"{i:02}.png")
+    data = ImageData(ImageFolder(str(plain), channels=1, cache=False), val_size=5, batch_size=8)
+    with pytest.raises(
+        ValueError, match=r"deep/\d\d.png: expected 8 bits a value, as the model was trained on"
+    ) as raised:
+        read_given([str(deep)], data.spec, data)
+    assert "--data" not in str(raised.value)
+
+
+def test_a_grey_array_for_a_model_of_colours_is_told_how_to_get_them(tmp_path: Path) -> None:
+    grey = np.zeros((4, 6, 5), np.uint8)
+    np.save(tmp_path / "x.npy", grey)
+    spec = Spec((3, 6, 5), 256)
+    with pytest.raises(ValueError, match=r"give grey its three channels, x.reshape\(-1, 6, 5, 1\).repeat\(3, -1\)"):
+        read_images([str(tmp_path / "x.npy")], spec, tmp_path)
+    np.save(tmp_path / "x.npy", grey.reshape(-1, 6, 5, 1).repeat(3, -1))
+    assert read_images([str(tmp_path / "x.npy")], spec, tmp_path).image.shape == (4, 3, 6, 5)

@@ -15,14 +15,13 @@ import torch.nn.functional as F
 import yaml
 from PIL import Image
 from torch import Tensor
-from torch.distributions import MultivariateNormal
 
 from tests.conftest import Generated
 from tests.test_bad_input import DIGITS, FAST
 from vae_lightning.compression.densities import image_codec
 from vae_lightning.compression.stack import Stack
 from vae_lightning.conditionals import PrincipalLogisticLikelihood, PrincipalPosterior
-from vae_lightning.conditionals.principal_start import principal_start
+from vae_lightning.conditionals.principal_start import PrincipalStart
 from vae_lightning.core import Spec
 from vae_lightning.data import ImageData, ImageFolder
 from vae_lightning.distributions import DiscretizedLogistic, even_edges, used_edges
@@ -61,44 +60,61 @@ def test_a_model_begins_well_ahead_of_independent_pixels(shape: tuple[int, int, 
     assert error < 0.5 * spread
 
 
+def fitted(images: Tensor, size: int) -> PrincipalStart:
+    start = PrincipalStart(Spec(tuple(images.shape[1:]), 256), size)
+    start.fit(images)
+    return start
+
+
+def patches(count: int) -> Tensor:
+    """Images of 32x32 of which no 4x4 knows another."""
+    return F.interpolate(torch.randint(0, 256, (count, 1, 8, 8)).float(), size=(32, 32)).round()
+
+
 def test_the_start_is_the_posterior_of_its_linear_model() -> None:
-    """Against the conditional of the joint Gaussian of z and x."""
-    start = principal_start(blobs(200), 256, 12)
-    d, values = start.weight.shape
-    unlinked = torch.eye(3, dtype=torch.float64)
-    unlinked[:-1] -= start.link
-    rows = unlinked.T  # noise less what is shared = rows @ noise
-    whitening = torch.einsum("cj,hH->chjH", rows, torch.eye(values // 3, dtype=torch.float64)).reshape(values, values)
-    precision = whitening.T @ torch.diag(start.scale.flatten().double() ** -2) @ whitening
-    weight = start.weight.double()
-    covariance = weight.T @ weight + torch.linalg.inv(precision)
-    gain = torch.linalg.solve(covariance, weight.T).T  # E[z|x] = gain (x - m)
-    of_z = torch.eye(d) - gain @ weight.T
-    directions, scale = start.posterior()
-    assert torch.allclose(directions.T.double(), gain, atol=1e-3)
-    # Of independent Gaussians the nearest to it has the inverse of its precision's diagonal.
-    assert torch.allclose(scale.double().square(), 1 / torch.linalg.inv(of_z).diagonal(), rtol=1e-3)
+    """Against the conditional of the joint Gaussian of z and x, with directions that are orthogonal and even noise."""
+    start = fitted(patches(400), 40)
+    start.scale.fill_(0.05)
+    weight = start.image(torch.eye(40)).flatten(1).double()
+    precision = torch.eye(40, dtype=torch.float64) + weight @ weight.T / 0.05**2
+    x = 0.3 * torch.randn(7, 1, 32, 32)
+    mean = torch.linalg.solve(precision, weight @ x.flatten(1).double().T / 0.05**2).T
+    assert torch.allclose((start.gain() * start.code(x)).double(), mean, atol=1e-4)
+    assert torch.allclose(1 + start.precision(start.scale**-2).double(), precision.diagonal(), rtol=1e-4)
 
 
-def test_the_start_knows_its_density() -> None:
-    """Against the Gaussian of the whole image."""
-    start, x = principal_start(blobs(200), 256, 12), torch.randn(5, 3 * 12 * 9)
-    unlinked = torch.stack([start._linked(row).flatten() for row in torch.eye(x.shape[1]).split(1)], 1).double()
-    mixing = torch.linalg.inv(unlinked)  # of independent noise of each value
-    noise = mixing @ torch.diag(start.scale.flatten().double() ** 2) @ mixing.T
-    covariance = start.weight.double().T @ start.weight.double() + noise
-    joint = MultivariateNormal(torch.zeros(x.shape[1], dtype=torch.float64), covariance)
-    assert start.nll(x).item() == pytest.approx(-joint.log_prob(x.double()).mean().item(), rel=1e-3)
+@pytest.mark.parametrize("shape", [(3, 12, 9), (1, 16, 16), (3, 8, 8)])
+def test_the_precision_is_that_of_every_value(shape: tuple[int, int, int]) -> None:
+    """Of channels given those before, summed one by one, for noise that is uneven."""
+    start = fitted(blobs(200, shape), 30)
+    weight = torch.rand(2, *shape)
+    each = start.unshared(start.image(torch.eye(30))).square()
+    assert torch.allclose(start.precision(weight), (each * weight[:, None]).sum((2, 3, 4)), rtol=1e-4, atol=1e-6)
+
+
+def test_codes_are_those_of_the_images_that_they_make() -> None:
+    start = fitted(patches(400), 40)
+    z = torch.randn(3, 5, 40)
+    assert start.image(z).shape == (3, 5, 1, 32, 32)
+    assert torch.allclose(start.code(start.image(z)), z * start.deviation, atol=1e-4)
 
 
 def test_the_posterior_begins_at_that_of_the_linear_model() -> None:
     images, spec = blobs(200), Spec((3, 12, 9), 256)
     posterior = PrincipalPosterior(spec, (12,))
     posterior.init_from_data(images)
-    mean, scale = principal_start(images, 256, 12).posterior()
+    start = fitted(images, 12)
     q = posterior(images / 255)
-    assert torch.allclose(q.base_dist.stddev, scale.expand(200, 12), rtol=1e-4)
-    assert torch.allclose(q.mean, ((images / 255).flatten(1) - posterior.mean) @ mean, atol=1e-5)
+    assert torch.allclose(q.base_dist.stddev, (1 + start.precision(start.scale**-2)).rsqrt().expand(200, 12), rtol=1e-4)
+    assert torch.allclose(q.mean, start.gain() * start.code(images / 255 - start.mean), atol=1e-4)
+
+
+def test_whole_images_have_components_where_held_out_images_are_told_better_by_them() -> None:
+    """Images that are mixtures of a few, and images of which no part knows another."""
+    few = torch.rand(400, 6) @ torch.rand(6, 16 * 16) * 60
+    alike = (few + torch.randn_like(few)).round().clamp(0, 255).unflatten(1, (1, 16, 16))
+    for images, whole in ((alike, True), (patches(400), False)):
+        assert (fitted(images, 64).whole != 0).any() == whole
 
 
 def test_a_latent_that_does_not_pay_can_leave() -> None:
@@ -109,16 +125,6 @@ def test_a_latent_that_does_not_pay_can_leave() -> None:
     assert torch.allclose(q.mean[:, 3], torch.zeros(200), atol=1e-6)
     assert torch.allclose(q.base_dist.stddev[:, 3], torch.ones(200))
     assert (q.base_dist.stddev[:, :3] < 0.9).all()
-
-
-def test_whole_images_have_components_where_held_out_images_are_told_better_by_them() -> None:
-    """Images that are mixtures of a few, and images of which no part knows another."""
-    few = torch.rand(400, 6) @ torch.rand(6, 16 * 16) * 60
-    alike = (few + torch.randn_like(few)).round().clamp(0, 255).unflatten(1, (1, 16, 16))
-    noise = F.interpolate(torch.randint(0, 256, (400, 1, 4, 4)).float(), size=(16, 16)).round()
-    for images, whole in ((alike, True), (noise, False)):
-        across = principal_start(images, 256, 64).weight.unflatten(1, (2, 8, 2, 8)).abs().amax((2, 4)).flatten(1)
-        assert ((across > 1e-4).sum(1) > 1).any() == whole  # a component that is seen in several blocks
 
 
 @pytest.mark.parametrize("shape", [(3, 16, 16), (1, 28, 20), (2, 5, 3)])
@@ -134,8 +140,8 @@ def test_a_unet_reads_images() -> None:
 
 @pytest.mark.parametrize("count", [2, 5, 30])
 def test_few_images_begin_without_components_that_only_they_have(count: int) -> None:
-    start = principal_start(blobs(count), 256, 64)
-    assert all(part.isfinite().all() for part in start)
+    start = fitted(blobs(count), 64)
+    assert all(part.isfinite().all() for part in start.buffers())
     model = default(Spec((3, 12, 9), 256))
     model.init_from_data({"image": torch.full((count, 3, 12, 9), 7.0)})  # all of them the same
     assert model.trace({"image": blobs(2)}).scores()["elbo"].isfinite().all()

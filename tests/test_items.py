@@ -76,7 +76,9 @@ def test_items_of_any_usual_form(form: str) -> None:
 def test_splits_levels_and_what_does_not_fit() -> None:
     data = loaded(MapDataset(Mine(count=20), Mine(count=10, start=20), Mine(count=10, start=30)))
     assert {name: len(part) for name, part in data.splits.items()} == {"train": 20, "val": 10, "test": 10}
-    with pytest.raises(ValueError, match=r"MapDataset-Mine, image 0: expected integers, got real numbers.*levels 256"):
+    with pytest.raises(
+        ValueError, match=r"MapDataset-Mine, train image 0: expected integers, got real numbers.*levels 256"
+    ):
         loaded(MapDataset(Mine("floats")))
     assert (
         loaded(MapDataset(Mine("floats"), levels=256)).record()["sha256"]

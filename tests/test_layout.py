@@ -66,7 +66,11 @@ def test_folders_of_splits_with_classes_and_without(
         (["train/0", "test/0", "car/0"], "got test, train with car: .*split_folders true .* or false"),
         (["train/0", "bus/0", "car/0"], "got train with bus, car"),
         (["train/0", "test/0", "0"], "got test, train with images beside them"),
-        (["test/0", "val/0"], "got test, val"),
+        (["test/0", "val/0"], "a folder train, got test, val without it: .*split_folders false"),
+        (["test/0"], "a folder train, got test without it: .*split_folders false"),
+        (["train/0", "dev/0", "eval/0"], "got train with dev, eval: .*split_folders true"),
+        (["train_images/0", "test_images/0"], "got train_images and test_images: call them .*split_folders false"),
+        (["Train-2/0", "eval/0", "x/0"], "got Train-2 and eval"),
         (["cat/0", "dog/0", "0"], "got 1 such as 0.png beside cat, dog: .*class_folders false"),
         (["train/cat/0", "train/1", "test/0"], "got 1 such as 1.png beside cat"),
         (["train/cat/0", "train/dog/0", "test/cat/0", "test/cow/0"], "test has the class folders cow, which"),
@@ -89,6 +93,40 @@ def test_what_is_refused_can_be_said(tmp_path: Path) -> None:
     assert taken(tmp_path, split_folders=False, class_folders=False) == ({"": 10}, ())
     with pytest.raises(ValueError, match="expected images in folders of classes, or none"):
         read_layout(tmp_path, False)
+
+
+def test_names_that_only_look_like_splits_are_classes(tmp_path: Path) -> None:
+    paint(tmp_path, *several("trains"), *several("testimony", 2), *several("steam_train", 2))
+    assert taken(tmp_path) == ({"": 8}, ("steam_train", "testimony", "trains"))
+    paint(tmp_path, *several("test_image", 2))
+    assert taken(tmp_path, split_folders=False)[1] == ("steam_train", "test_image", "testimony", "trains")
+
+
+def test_an_empty_folder_of_a_split_is_said(tmp_path: Path) -> None:
+    paint(tmp_path, *several("train"), "test/0")
+    (tmp_path / "Valid").mkdir()
+    (tmp_path / "Valid" / "notes.txt").write_text("none")
+    assert str(read_layout(tmp_path)).endswith("1 image for test; no classes; Valid/ holds no images")
+    assert "Valid" not in str(read_layout(tmp_path, split_folders=False))
+
+
+@pytest.mark.parametrize(
+    ("count", "settings", "said"),
+    [
+        (1, {}, "expected images for training beside those for test, got 1 in all, .*: add images"),
+        (2, {}, "at least two training images, .* got one: add images"),
+        (3, {}, "expected between 1 and 1 of the 2 training images, got 0.1, which is 0: say .*--data.val_size 1"),
+        (40, {"val_size": 900}, "got 900, which is 900: say how many, --data.val_size 3"),
+    ],
+)
+def test_too_few_images_are_told_what_to_do(tmp_path: Path, count: int, settings: dict, said: str) -> None:
+    (tmp_path / "few").mkdir()
+    for i in range(count):
+        Image.fromarray(np.random.default_rng(i).integers(0, 256, (6, 5), np.uint8)).save(tmp_path / "few" / f"{i}.png")
+    with pytest.raises(ValueError, match=said):
+        ImageData(ImageFolder(str(tmp_path / "few"), cache=False), **settings).setup()
+    if count == 3:
+        ImageData(ImageFolder(str(tmp_path / "few"), cache=False), val_size=1, batch_size=1).setup()
 
 
 def test_a_test_without_classes_keeps_those_of_training(tmp_path: Path) -> None:

@@ -92,6 +92,15 @@ def test_a_course_that_does_not_fit_is_said(make: Callable[[], Any], said: str |
         assert complaint.remedy.endswith(".")
 
 
+def test_a_step_size_is_proposed_where_there_is_one() -> None:
+    complaint = misfit(made(schedulers.StepLR, 300), "epoch", LENGTH)
+    assert complaint is not None
+    assert "--model.lr_scheduler.step_size 83, or let" in complaint.remedy
+    complaint = misfit(made(schedulers.StepLR, 10), "epoch", Length.of(1, -1, 12))
+    assert complaint is not None
+    assert complaint.remedy.startswith("Let --model.lr_schedule WarmupCosine")
+
+
 def test_a_training_of_unknown_length_has_no_misfit() -> None:
     assert misfit(made(schedulers.CosineAnnealingLR, 5), "epoch", Length.of(-1, -1, 12)) is None
     assert Length.of(250, 600, 12) == Length(50, 600)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,6 +16,7 @@ from vae_lightning.doctor.cost import budget
 from vae_lightning.metrics import gaussian_rate_distortion, held_out_rate_distortion
 from vae_lightning.report.results import Results
 from vae_lightning.report.verdict import Facts, judge
+from vae_lightning.train.module import Experiment
 
 
 def rising(last: float, count: int = 20) -> list[tuple[int, float]]:
@@ -41,6 +43,7 @@ def facts(**others: object) -> Facts:
 def test_a_good_training_needs_nothing() -> None:
     verdict = judge(facts())
     assert verdict.ok
+    assert "a held-out image takes 600.0 nats on average (-ELBO, " in verdict.text()
     assert "40 % less than with independent pixels (1000.0)" in verdict.text()
     assert "PCA with ideal coding reaches 1.5 at the same rate of 100 nats" in verdict.text()
     assert verdict.text().endswith("Nothing to change.")
@@ -53,7 +56,7 @@ def test_a_good_training_needs_nothing() -> None:
         ({"squared_error": 2.0}, "worse than PCA", "configs/model/principal.yaml"),
         ({"squared_error": 2.0, "begun_at_pca": True}, "worse than PCA", "Train longer."),
         ({"rate": 0.01}, "collapsed", "-c configs/objective/warmup.yaml"),
-        ({"headline": [*rising(-600.0), (10_500, -640.0)]}, "over-fitted", "dropout 0.3"),
+        ({"headline": [*rising(-600.0), (10_500, -640.0)]}, "over-fitted", "configs/augment/photos.yaml"),
         ({"steps": 60}, "60 steps are few", "fit --ckpt_path runs/images/1 --trainer.max_epochs"),
         ({"headline": [(500 * i, -1000.0 + 10 * i) for i in range(20)]}, "still improved", "fit --ckpt_path"),
     ],
@@ -85,10 +88,13 @@ def test_fit_ends_and_everything_else_begins_with_a_verdict(cli: Callable) -> No
     fitted = cli("fit", "-c", DIGITS, *SHORT, "--trainer.max_epochs=2", "--model.evaluation.studies=false")
     assert fitted.status == 0
     assert "independent pixels" in fitted.out
-    assert "--ckpt_path runs/digits/1 --trainer.max_epochs 8" in fitted.out
+    assert "nats on average (-ELBO, " in fitted.out
+    epochs = re.search(r"--ckpt_path runs/digits/1 --trainer.max_epochs (\d+)", fitted.out)
+    steps = re.search(r"under-trained: (\d+) steps", fitted.out)
+    assert int(epochs[1]) * int(steps[1]) / 2 >= 2000  # what it says are the least
     for first, command in (("Likelihood", "test --ckpt_path"), ("report:", "report"), ("ok  ", "doctor --ckpt_path")):
         said = cli(*command.split(), "runs/digits/1").out
-        assert "--ckpt_path runs/digits/1 --trainer.max_epochs 8" in said[: said.index(first)], said
+        assert epochs[0] in said[: said.index(first)], said
     results = Results.read(Path("runs/digits/1"))
     assert results.sections[0].title == "Verdict"
     assert results.rows["rate_distortion_limit"].mean > 0
@@ -112,6 +118,15 @@ def test_a_finite_explosion_ends_fit_with_an_error(cli: Callable) -> None:
     assert "diverged" in ended.error or "nan or infinite" in ended.error
     assert "test it:" not in ended.out
     assert Path("runs/digits/1/checkpoints/last.ckpt").is_file()
+
+
+@pytest.mark.parametrize(("epoch", "kept"), [(0, "No checkpoint was kept yet"), (3, "The checkpoint of the epoch bef")])
+def test_an_infinite_loss_names_only_what_was_kept(epoch: int, kept: str) -> None:
+    module: Any = SimpleNamespace(
+        _loss_sum=torch.tensor(float("inf")), global_step=5, current_epoch=epoch, _rates=[0.5]
+    )
+    with pytest.raises(FloatingPointError, match=rf"by step 5, epoch {epoch}: .*{kept}.*--model.optimizer.lr 0.05\)"):
+        Experiment._require_finite(module)
 
 
 def test_the_limit_of_pca_on_images_that_it_has_not_seen() -> None:

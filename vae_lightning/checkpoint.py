@@ -108,7 +108,15 @@ def load_weights(module: nn.Module, state: dict[str, Tensor], path: Path) -> Non
     try:
         module.load_state_dict(state)
     except RuntimeError as error:
-        detail = " ".join(line.strip() for line in str(error).splitlines()[1:3])
+        own = module.state_dict()
+        odd = [
+            f"{name} is {tuple(state[name].shape)} there, {tuple(own[name].shape)} here"
+            for name in own
+            if name in state and state[name].shape != own[name].shape
+        ]
+        odd += [f"{name} is not there" for name in own if name not in state]
+        odd += [f"{name} is not here" for name in state if name not in own]
+        detail = "; ".join(odd[:2]) or " ".join(str(error).split())[:200]
         raise ValueError(
             f"{path}: expected weights of the model configured here, got those of another one ({detail}): leave "
             "the model's settings to the checkpoint, or give the checkpoint of this model."

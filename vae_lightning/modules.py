@@ -5,6 +5,8 @@ from __future__ import annotations
 import difflib
 import importlib
 import importlib.util
+import inspect
+import pydoc
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -62,6 +64,39 @@ def require_modules(config: Any, record: dict[str, Any]) -> None:
                 "to PYTHONPATH, or start from there."
             )
         raise ValueError(f"{class_path}: expected the module {name!r}, in which it is defined, got none: {remedy}")
+
+
+def require_settings(config: Any, where: str = "") -> None:
+    """Raises ValueError where a user's class has a setting that must be given and was not. Where it is not annotated,
+    the parser takes it to be null.
+
+    Args:
+        config: plain.
+        where: the key that it stands under.
+    """
+    if isinstance(config, list | tuple):
+        for item in config:
+            require_settings(item, where)
+    elif isinstance(config, dict):
+        class_path, given = config.get("class_path"), config.get("init_args")
+        if isinstance(class_path, str) and isinstance(given, dict):
+            if _home(class_path.partition(".")[0]):
+                _require_given(class_path, given, where)
+            config = given
+        for name, value in config.items():
+            require_settings(value, f"{where}.{name}" if where else str(name))
+
+
+def _require_given(class_path: str, given: dict[str, Any], where: str) -> None:
+    try:
+        parameters = inspect.signature(pydoc.locate(class_path)).parameters  # type: ignore[arg-type]
+    except (TypeError, ValueError, pydoc.ErrorDuringImport):
+        return
+    for name, parameter in parameters.items():
+        if parameter.default is parameter.empty is parameter.annotation and name in given and given[name] is None:
+            raise ValueError(
+                f"{where}: {class_path.rpartition('.')[2]} needs the setting {name}, got none: give --{where}.{name}."
+            )
 
 
 def _require_class(class_path: str, home: str | None) -> None:

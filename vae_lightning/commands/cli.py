@@ -22,6 +22,7 @@ from vae_lightning.measure.measure import measure
 from vae_lightning.measure.verdict import begin_with_verdict, conclude
 from vae_lightning.models.build import record_of
 from vae_lightning.models.records import frozen_parts, require_same_split, take_records, write_records
+from vae_lightning.modules import require_settings
 from vae_lightning.report.curve import draw_curve
 from vae_lightning.report.page import report
 from vae_lightning.report.results import FILE
@@ -95,6 +96,7 @@ class CLI(LightningCLI):
             said = None if checkpoint is None else self._read(Path(checkpoint))[RECORD]["config"]["model"]
             take_records(section.model, said)
         if section.model.image_shape is None:
+            require_settings({"data": section.data.as_dict(), "model": section.model.as_dict()})
             built = build_data(section.data)
             section.model.update(Namespace(record_of(built.spec)))
             for name, value in built.source.found.items():  # kept with the model, as a percentile's window is

@@ -82,6 +82,13 @@ def _of_another_kind(where: str, name: str, kinds: Mapping[str, Any]) -> str | N
     return f"a {kind or bases[min(1, len(bases) - 2)]}" if kind != short else "of another kind"
 
 
+def _slot(kind: Any) -> str | None:
+    """The setting that a class of the project is for, where a whole section was given it."""
+    bases = [base.__name__ for base in getattr(kind, "__mro__", ())]
+    slots = {"ImageSource": "data.source", "Model": "model.latent_model", "Objective": "model.objective"}
+    return next((slot for base, slot in slots.items() if base in bases), None)
+
+
 def _of_a_class(text: str, where: str, error: Exception) -> str | None:
     """Where a class is the right one, and cannot be made."""
     path = re.search(r"class_path[=']+ ?'?([\w.]+)'", text)
@@ -168,6 +175,9 @@ def explain(error: Exception, kinds: Mapping[str, Any]) -> str:
     if "No quantity for top_k to track" in text:
         return f"{where}: expected a number to monitor for several checkpoints, got none: --{where}.monitor headline."
     if found := re.search(r"Unable to load config [\"']([^\"']+)", text):
+        where = where.partition(".")[0]  # a section, which the parser names twice
+        if slot := _slot(kinds.get(found[1].rpartition(".")[2])):
+            return f"{where}: expected settings or a file of them, got the class {found[1]}: say --{slot} {found[1]}."
         return f"{where}: expected settings such as --{where}.NAME VALUE, or a file of them, got {found[1]!r}."
     if "unrecognized arguments" in text:
         return f"{text}: expected options that the command has; COMMAND --help lists them."

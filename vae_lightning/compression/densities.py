@@ -13,7 +13,7 @@ from torch.distributions import Distribution, Independent, MixtureSameFamily, No
 
 from vae_lightning.compression.codecs import Codec, Grid, Search, Table
 from vae_lightning.compression.stack import Integers, Stack
-from vae_lightning.distributions import BinaryImage, CategoricalLevels, DiscretizedLogistic, LinkedChannels
+from vae_lightning.distributions import BinaryImage, CategoricalLevels, DiscretizedLogistic, Linked
 
 
 @singledispatch
@@ -94,8 +94,8 @@ def logistic_tails(edges: Tensor, loc: Tensor, scale: Tensor) -> tuple[Tensor, T
 
 
 @image_codec.register
-def _(density: LinkedChannels) -> Codec:
-    for parameter in (density.loc, density.scale, density.weight):
+def _(density: Linked) -> Codec:
+    for parameter in density.parameters:
         require_finite(density, parameter)
     return InTurn(density)
 
@@ -103,7 +103,7 @@ def _(density: LinkedChannels) -> Codec:
 class InTurn(Codec):
     """Channels one after another, each under what the channels before it hold."""
 
-    def __init__(self, density: LinkedChannels) -> None:
+    def __init__(self, density: Linked) -> None:
         self.density, self.levels = density, density.levels
 
     def _codec(self, channel: int, image: Tensor) -> Codec:

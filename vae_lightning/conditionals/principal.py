@@ -16,9 +16,9 @@ from torch.distributions import Distribution, Independent, Normal
 
 from vae_lightning.conditionals.discrete import SMALLEST_SCALE, logistic_of_levels
 from vae_lightning.conditionals.likelihood import ImageHead, Likelihood
-from vae_lightning.conditionals.principal_start import principal_start
+from vae_lightning.conditionals.principal_start import PrincipalStart
 from vae_lightning.core import Conditional, Shape, Spec
-from vae_lightning.distributions import LinkedChannels, even_edges, used_edges
+from vae_lightning.distributions import LinkedChannels, LinkedMixtures, even_edges, used_edges
 from vae_lightning.nets import NetFactory, UNet, at_least_float32, bounded_log_scale
 
 TENTH = 0.1
@@ -41,36 +41,31 @@ class PrincipalPosterior(Conditional):
         net: from the image, scaled to [0, 1], to features.
     """
 
-    mean: Tensor
-    directions: Tensor
-    precision: Tensor
+    gain: Tensor
 
     def __init__(self, spec: Spec, latent_shape: Shape, net: NetFactory = UNet) -> None:
         super().__init__()
-        self.levels, size, values = spec.levels, math.prod(latent_shape), math.prod(spec.image_shape)
         self.net = net(spec.image_shape, spec.image_shape)
         self.head = ImageHead(self.net.out_shape, spec.image_shape, 2)
         nn.init.zeros_(self.head.last.weight)
+        self.start = PrincipalStart(spec, size := math.prod(latent_shape))
+        self.register_buffer("gain", torch.zeros(size))
         self.log_gain = nn.Parameter(torch.zeros(2, size))
         """log a and log b."""
-        self.register_buffer("mean", torch.zeros(values))
-        self.register_buffer("directions", torch.zeros(values, size))
-        self.register_buffer("precision", torch.zeros(values, size))
 
     def init_from_data(self, image: Tensor) -> None:
-        """Finds A, m, W and sigma from images (N, C, H, W), integers."""
-        start = principal_start(image, self.levels, self.directions.shape[1])
-        self.mean.copy_(start.mean.flatten())
-        self.directions.copy_(start.posterior()[0])
-        self.precision.copy_(start.precision().T)
+        """Finds the linear model in images (N, C, H, W), integers."""
+        self.start.fit(image)
+        self.gain.copy_(self.start.gain())
 
     def forward(self, context: Tensor) -> Distribution:
         changed, raw = at_least_float32(self.head(self.net(context))).unbind(-4)
         with torch.autocast(context.device.type, enabled=False):  # half precision is coarser than the posterior
-            told = at_least_float32(context) + TENTH * changed
+            told = at_least_float32(context) + TENTH * changed - self.start.mean
             of_mean, of_precision = self.log_gain.exp()
-            mu = of_mean * ((told.flatten(-3) - self.mean) @ self.directions)
-            precision = 1 + of_precision * ((-2 * bounded_log_scale(raw.flatten(-3))).exp() @ self.precision)
+            mu = of_mean * self.gain * self.start.code(told)
+            weight = (-2 * bounded_log_scale(raw)).exp() / self.start.scale.square()
+            precision = 1 + of_precision * self.start.precision(weight)
         return Independent(Normal(mu, precision.rsqrt(), validate_args=False), 1, validate_args=False)
 
 
@@ -86,44 +81,50 @@ class PrincipalLogisticLikelihood(Likelihood):
         latent_shape: (d,).
         spec: of the images, grey or in colour.
         net: from y to features.
+        components: logistics that are mixed for each value, about one centre; 1 for one logistic.
     """
 
-    mean: Tensor
-    directions: Tensor
     scale_at_first: Tensor
-    link: Tensor
     edges: Tensor
+    apart: Tensor
+    """Of a mixture's logistics at first, in standard deviations of the noise."""
 
-    def __init__(self, latent_shape: Shape, spec: Spec, net: NetFactory = UNet) -> None:
+    def __init__(self, latent_shape: Shape, spec: Spec, net: NetFactory = UNet, components: int = 1) -> None:
+        if components < 1:
+            raise ValueError(f"PrincipalLogisticLikelihood.components: expected at least 1, got {components}.")
         if spec.levels == 2:
             raise ValueError(
                 "PrincipalLogisticLikelihood expects grey images, got binary ones: choose BernoulliLikelihood, with "
                 "GaussianPosterior."
             )
-        channels, size = spec.image_shape[0], math.prod(latent_shape)
-        super().__init__(spec.image_shape, spec, net, num_params=1 + channels)
+        channels = spec.image_shape[0]
+        super().__init__(spec.image_shape, spec, net, num_params=channels + (1 if components == 1 else 3 * components))
         nn.init.zeros_(self.head.last.weight)
-        self.register_buffer("mean", torch.zeros(spec.image_shape))
-        self.register_buffer("directions", torch.zeros(size, math.prod(spec.image_shape)))
+        self.components = components
+        self.start = PrincipalStart(spec, math.prod(latent_shape))
         self.register_buffer("scale_at_first", torch.zeros(spec.image_shape))
-        self.register_buffer("link", torch.zeros(channels - 1, channels))
         self.register_buffer("edges", even_edges(spec.levels))
+        self.register_buffer("apart", torch.linspace(-1, 1, components), persistent=False)
 
     def init_from_data(self, image: Tensor) -> None:
-        """Finds W, m, the scales, the links and the levels in use from images (N, C, H, W), integers."""
-        start = principal_start(image, self.levels, len(self.directions))
-        self.mean.copy_(start.mean)
-        self.directions.copy_(start.weight)
-        self.link.copy_(start.link)
-        of_logistic = start.scale * (self.levels - 1) * math.sqrt(3) / math.pi  # whose variance is (pi scale)^2 / 3
+        """Finds the linear model and the levels in use in images (N, C, H, W), integers."""
+        self.start.fit(image)
+        of_logistic = self.start.scale * (self.levels - 1) * math.sqrt(3) / math.pi  # of variance (pi scale)^2 / 3
         share = (of_logistic - SMALLEST_SCALE).clamp_min(SMALLEST_SCALE) * math.log(2) / (0.1 * (self.levels - 1))
         self.scale_at_first.copy_(share.expm1().log())  # softplus's inverse
         self.edges.copy_(used_edges(image, self.levels))
 
     def forward(self, context: Tensor) -> Distribution:
         with torch.autocast(context.device.type, enabled=False):
-            linear = (at_least_float32(context) @ self.directions).unflatten(-1, self.mean.shape) + self.mean
-        added, raw_scale, weight = self.params(linear).split((1, 1, self.head.num_params - 2), -4)
-        raw_scale = raw_scale.squeeze(-4) + self.scale_at_first
-        density = logistic_of_levels(linear + TENTH * added.squeeze(-4), raw_scale, self.levels)
-        return LinkedChannels(density.loc, density.scale, weight + self.link[..., None, None], self.levels, self.edges)
+            linear = self.start.image(at_least_float32(context)) + self.start.mean
+        links, each = len(self.start.link), self.components
+        params = self.params(linear).split((1, links, *((each,) if each == 1 else (each, each, each))), -4)
+        centre, weight = linear + TENTH * params[0].squeeze(-4), params[1] + self.start.link[..., None, None]
+        if each == 1:
+            one = logistic_of_levels(centre, params[2].squeeze(-4) + self.scale_at_first, self.levels)
+            return LinkedChannels(one.loc, one.scale, weight, self.levels, self.edges)
+        offset, raw_scale, logits = (it.movedim(-4, -1) for it in params[2:])
+        offset = TENTH * offset + self.start.scale[..., None] * self.apart
+        some = logistic_of_levels(offset, raw_scale + self.scale_at_first[..., None], self.levels)
+        loc = (self.levels - 1) * centre
+        return LinkedMixtures(loc, logits, some.loc, some.scale, weight, self.levels, self.edges)

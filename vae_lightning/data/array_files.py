@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,6 +17,8 @@ from vae_lightning.data.source import not_found
 
 IMAGES, LABELS = ("images", "image", "x", "data", "arr_0"), ("labels", "label", "y", "targets", "target")
 """What arrays of a .npz or .pt are called, the first that is there; with _train, _test and so on they are splits."""
+OBJECTS = ("GLOBAL", "Object arrays", "Python objects")
+"""By which torch and NumPy tell that a file holds more than numbers."""
 PARTS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
 
 
@@ -31,9 +34,23 @@ def flat(path: Path, label: np.ndarray) -> np.ndarray:
     """(N,) integers or words."""
     label = np.asarray(label)
     label = label[:, 0] if label.ndim == 2 and label.shape[1] == 1 else label
+    if label.ndim == 1 and label.dtype.kind == "f" and (label == np.rint(label)).all():
+        label = label.astype(np.int64)  # whole numbers, as spreadsheets keep them
     if label.ndim != 1 or label.dtype.kind not in "biuU":
-        raise ValueError(f"{path}: expected labels (N,) of integers or words, got {label.dtype} {label.shape}.")
+        raise ValueError(
+            f"{path}: expected labels (N,) of integers or words, got {label.dtype} {label.shape}: give the number of "
+            "each image's class (of one-hot labels .argmax(1)), or save the images alone."
+        )
     return label
+
+
+def no_images(shape: tuple[int, ...]) -> str:
+    """What to say of an array that has too few axes, or no images."""
+    side = round(shape[1] ** 0.5) if len(shape) == 2 else 0
+    remedy = "bring them to it, such as by x.reshape(-1, H, W)"
+    if side > 1 and side * side == shape[1]:
+        remedy = f"bring them to it, where rows are images by x.reshape(-1, {side}, {side})"
+    return f"(N, H, W[, C]), got the shape {shape}: {'give some' if 0 in shape else remedy}"
 
 
 def open_arrays(path: Path) -> Any:
@@ -43,8 +60,13 @@ def open_arrays(path: Path) -> Any:
         FileNotFoundError: nothing there.
         ValueError: no such file.
     """
+    if path.is_dir():
+        raise ValueError(
+            f"{path}: expected a .npy, .npz or .pt file, got a folder: name the file in it, or read a folder of "
+            "pictures with --data.source ImageFolder."
+        )
     if not path.is_file():
-        raise not_found(path.name, path, "no array can be read" if not path.exists() else "there is a folder")
+        raise not_found(path.name, path, "no array can be read")
     kind = path.suffix.lower()
     try:
         if kind == ".npy":
@@ -70,9 +92,21 @@ def open_arrays(path: Path) -> Any:
         pickle.UnpicklingError,
         zipfile.BadZipFile,
     ) as error:
-        said = " ".join(str(error).split())[:200]
-        raise ValueError(f"{path}: expected arrays of numbers, got something else ({said}).") from None
-    raise ValueError(f"{path}: expected a .npy, .npz or .pt file, got {kind or 'no suffix'}.")
+        if any(word in str(error) for word in OBJECTS):
+            raise ValueError(
+                f"{path}: expected tensors or arrays of numbers, got objects, which would run code as they are read: "
+                "save the images alone, by np.savez(FILE, images=x, labels=y) or torch.save({'images': x, 'labels': y},"
+                " FILE) with x and y tensors."
+            ) from None
+        said = (
+            "nothing that torch reads"
+            if re.search("eights only|mmap can only", str(error))
+            else " ".join(str(error).split())[:200]
+        )
+        raise ValueError(
+            f"{path}: expected arrays of numbers, got something else ({said}): save it again by np.save or np.savez."
+        ) from None
+    raise ValueError(f"{path}: expected a .npy, .npz or .pt file, got {kind or 'no suffix'}: save it as one.")
 
 
 def named(path: Path, found: Mapping[str, np.ndarray]) -> dict[str, Part]:
@@ -89,7 +123,7 @@ def named(path: Path, found: Mapping[str, np.ndarray]) -> dict[str, Part]:
         if images is not None:
             parts[part] = Part(images, labels)
     if parts and "train" not in parts:
-        raise ValueError(f"{path}: expected training images, got arrays {', '.join(found)} alone.")
+        raise ValueError(f"{path}: expected training images, got arrays {', '.join(found)} alone: name some x_train.")
     if parts:
         return parts
     label = next((by_fold[name] for name in LABELS if name in by_fold), None)

@@ -12,13 +12,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vae_lightning.data.array_files import LABELS, Part, first, flat, named, open_arrays
+from vae_lightning.data.array_files import LABELS, Part, first, flat, named, no_images, open_arrays
+from vae_lightning.data.reading.clipping import Clipping
 from vae_lightning.data.reading.decode import Reading
 from vae_lightning.data.reading.levels import (
     LEVELS,
+    NOT_FINITE,
+    RangeError,
+    Span,
     Window,
     check_depth,
-    check_percentiles,
     percentile_window,
     tensor_of,
     to_levels,
@@ -48,7 +51,7 @@ class Arrays(ImageSource):
             window as many as they are rounded to; null for 256, or 2 of booleans.
         window: [low, high], in the array's own unit: low and below become 0, high and above the highest level.
         percentiles: [low, high] of the training images' values (validation images that are split off among them),
-            which then are the window; the checkpoint keeps it.
+            in the place of a window; the checkpoint keeps the window that they give.
         test_fraction: share of the images for test where the file holds none for it.
     """
 
@@ -62,8 +65,7 @@ class Arrays(ImageSource):
         percentiles: tuple[float, float] | None = None,
         test_fraction: float = 0.1,
     ) -> None:
-        check_depth("Arrays", levels, window)
-        check_percentiles("Arrays", percentiles)
+        check_depth("Arrays", levels, window, percentiles)
         if not 0 < test_fraction < 1:
             raise ValueError(f"Arrays.test_fraction: expected a share between 0 and 1, got {test_fraction}.")
         self.path, self.labels = Path(path).expanduser(), None if labels is None else Path(labels).expanduser()
@@ -93,15 +95,15 @@ class Arrays(ImageSource):
             parts["train"] = Part(parts["train"].pixels, label)
         for name, (pixels, label, _) in parts.items():
             if pixels.ndim < 3 or not len(pixels):
-                raise ValueError(f"{self.path}: expected {name} images (N, H, W[, C]), got the shape {pixels.shape}.")
+                raise ValueError(f"{self.path}: expected {name} images {no_images(pixels.shape)}.")
             if label is not None and len(label) != len(pixels):
                 got = f"{len(pixels)}, got {len(label)}"
-                raise ValueError(f"{self.path}: expected as many {name} labels as images, {got}.")
+                raise ValueError(f"{self.path}: expected as many {name} labels as images, {got}: leave out the others.")
             parts[name] = Part(pixels, None if label is None else flat(self.path, label))
         if "test" not in parts:
             pixels, label, _ = parts["train"]
             if len(pixels) < 2:
-                raise ValueError(f"{self.path}: expected at least two images, got one.")
+                raise ValueError(f"{self.path}: expected at least two images, got one: give more.")
             order = np.random.default_rng(0).permutation(len(pixels))
             count = max(1, round(self.test_fraction * len(order)))
             for name, rows in (("test", np.sort(order[:count])), ("train", np.sort(order[count:]))):
@@ -162,7 +164,11 @@ class Arrays(ImageSource):
         pixels, _, rows = self._parts["train"]
         rows = np.arange(len(pixels)) if rows is None else rows
         every = -(-len(rows) * pixels[0].size // SAMPLED_VALUES)
-        return {"window": percentile_window([pixels[row].ravel()[::every] for row in rows], self.percentiles)}
+        values = [pixels[row].ravel()[::every] for row in rows]
+        if (odd := next((row for row, it in zip(rows, values, strict=True) if not _finite(it)), None)) is not None:
+            raise ValueError(f"{self.path}, image {odd}: {NOT_FINITE}.")
+        window = percentile_window(values, self.percentiles)
+        return {"window": window, "percentiles": None}
 
     def load(self, root: Path, download: bool) -> Splits:
         if self.window is None and self.percentiles is not None:
@@ -186,16 +192,33 @@ class Arrays(ImageSource):
     def _integers(self, name: str, pixels: np.ndarray) -> Tensor:
         """(N, C, H, W) of levels: a view of a mapped file, where it holds them already."""
         if pixels.shape[1:] != self._parts["train"].pixels.shape[1:]:
-            raise ValueError(f"{self.path}: expected {name} images of the training images' shape, got {pixels.shape}.")
+            raise ValueError(
+                f"{self.path}: expected {name} images of the training images' shape, got {pixels.shape}: bring them "
+                "to it."
+            )
         stored = self._channels_first(pixels)
         step = max(1, CHUNK_VALUES // max(1, stored[0].size))
-        chunks = (stored[i : i + step] for i in range(0, len(stored), step))
+        parts, clipped = [stored[i : i + step] for i in range(0, len(stored), step)], Clipping(self.levels, self.window)
         try:
             if stored.dtype != np.uint8 or self.window is not None or self.levels > LEVELS:
-                return tensor_of(np.concatenate([to_levels(it, self._levels, self.window) for it in chunks]))
+                found = [to_levels(it, self._levels, self.window) for it in parts]
+                for part in parts:
+                    clipped.add(part)
+                if line := clipped.said(f"{name} images"):
+                    say(f"{self.path}: {line}")
+                return tensor_of(np.concatenate(found))
+            most = max(int(it.max()) for it in parts)
+            if most >= self.levels:
+                raise RangeError(f"0..{self.levels - 1}", Span(min(float(it.min()) for it in parts), most, real=False))
+        except RangeError as error:
+            every = Span.over(parts, len(parts))
+            raise RangeError(error.expected, every, error.kind, str(self.path), percentiles=True) from None
         except ValueError as error:
-            raise ValueError(f"{self.path}: {error}.") from None
-        if self._levels is None and (most := max(int(it.max()) for it in chunks)) <= 1:
+            rows = (i for i, row in enumerate(stored) if not _finite(row))
+            first = next(rows, None)
+            where = "" if first is None else f", {name} image {first}"
+            raise ValueError(f"{self.path}{where}: {error}.") from None
+        if self._levels is None and most <= 1:
             raise ValueError(
                 f"{self.path}: expected 0..255, got none above {most}: say that the images are binary with "
                 "--data.source.levels 2, or scale them."
@@ -209,6 +232,10 @@ class Arrays(ImageSource):
             some = ", ".join(unknown[:5])
             raise ValueError(f"{self.path}: expected {name} labels that training has, too, got {some}.")
         return torch.tensor([known[str(it)] for it in label.tolist()], dtype=torch.int64)
+
+
+def _finite(values: np.ndarray) -> bool:
+    return values.dtype.kind != "f" or bool(np.isfinite(values).all())
 
 
 def _shared(array: np.ndarray) -> Tensor:

@@ -41,7 +41,7 @@ def _check(what: str, images: Any, shape: Shape, levels: int, classes: tuple[str
         raise ValueError(f"{what}: expected Images, got {_kind(images)}: wrap the tensor, Images(tensor, label).")
     _check_pixels(what, images.stored, shape, levels)
     if not len(images):
-        raise ValueError(f"{what}: expected some, got none.")
+        raise ValueError(f"{what}: expected some, got none: give some.")
     if images.rows is not None:
         _check_numbers(f"{what}, their rows", images.rows, len(images), len(images.stored))
     _check_range(what, images, levels)

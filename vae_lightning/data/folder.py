@@ -15,18 +15,17 @@ import torch
 from torch import Tensor
 
 from vae_lightning.data.reading.cache import cached, decode_all
-from vae_lightning.data.reading.decode import Decoded, Reading, deep, picture_size, stored_channels, tell_seen
+from vae_lightning.data.reading.decode import Decoded, Reading, picture_size, stored_channels
 from vae_lightning.data.reading.layout import Layout, read_layout
-from vae_lightning.data.reading.levels import LEVELS, check_depth, check_percentiles, percentile_window
+from vae_lightning.data.reading.levels import LEVELS, RangeError, check_depth
 from vae_lightning.data.reading.listing import class_of, name_hash
-from vae_lightning.data.reading.native import MODES, UNREADABLE, DeepError, RefusedError, read_native
+from vae_lightning.data.reading.native import MODES, UNREADABLE, RefusedError
+from vae_lightning.data.reading.tell import span_of, tell_clipped, tell_seen, window_of
 from vae_lightning.data.say import say
 from vae_lightning.data.source import Images, ImageSource, Shape, Splits
 
-SAMPLED_VALUES = 2**22
-"""Of all training images, by which percentiles are taken."""
 FEW = 16
-"""Pictures that are looked at for the range of their values."""
+"""Pictures that are looked at for their channels."""
 
 
 class ImageFolder(ImageSource):
@@ -46,7 +45,7 @@ class ImageFolder(ImageSource):
             their transparency out.
         window: [low, high], in the files' own unit: low and below become 0, high and above the highest level.
         percentiles: [low, high] of the values of the training images (validation images that are split off among
-            them), which then are the window; the checkpoint keeps it.
+            them), in the place of a window; the checkpoint keeps the window that they give.
         levels: how many levels images have: of integers as many as they have (65536 of 16 bits), of real numbers in
             [0, 1] or with a window as many as they are rounded to; null for 256.
         split_folders: whether sub-folders called train, val, test are splits; null finds out.
@@ -82,8 +81,7 @@ class ImageFolder(ImageSource):
             raise ValueError(f"ImageFolder.test_fraction: expected a share between 0 and 1, got {test_fraction}.")
         if background is not None and not 0 <= background <= 255:
             raise ValueError(f"ImageFolder.background: expected a grey level from 0 to 255, got {background}.")
-        check_depth("ImageFolder", levels, window)
-        check_percentiles("ImageFolder", percentiles)
+        check_depth("ImageFolder", levels, window, percentiles)
         self.path = Path(path).expanduser()
         self.size = None if size is None else (size[0], size[1])
         self.crop, self.background = crop, background if channels != 4 else None
@@ -144,19 +142,11 @@ class ImageFolder(ImageSource):
         if self.percentiles is None or self.window is not None:
             return {}
         files = [file for file in self._layout.files["train"] if not self._is_test(file)] or self._layout.files["train"]
-        folder, each = self.path / self._layout.folders["train"], max(1, SAMPLED_VALUES // len(files))
-
-        def sample(name: str) -> np.ndarray | None:
-            try:
-                values = read_native(folder / name, self.channels, self.background).values.ravel()
-            except UNREADABLE:
-                return None  # named when the images are read
-            return values[:: -(-len(values) // each)]
-
-        values = [it for it in decode_all(files, sample) if it is not None]
-        if not values:
-            raise ValueError(f"{folder}: expected images, got only files that cannot be read.")
-        return {"window": percentile_window(values, self.percentiles)}
+        folder = self.path / self._layout.folders["train"]
+        return {
+            "window": window_of(folder, files, self.channels, self.background, self.percentiles),
+            "percentiles": None,
+        }
 
     def _is_test(self, file: str) -> bool:
         """Whether a training image is split off for the test, by its name."""
@@ -177,7 +167,7 @@ class ImageFolder(ImageSource):
         `is_test` says of a name whether its image is for test in any case."""
         shape, classes, layout, reading = self.image_shape, self.classes or (), self._layout, self.reading
         share = "" if "test" in layout.folders else f"; of training {self.test_fraction:.0%} split off for test"
-        say(f"{self.path}: {layout}{share}{self._meaning(reading)}.")
+        say(f"{self.path}: {layout}{share}{reading.meaning}.")
         del self._layout  # a million names
         parts: dict[str, tuple[Images, list[str]]] = {}
         for part, below in layout.folders.items():
@@ -186,22 +176,27 @@ class ImageFolder(ImageSource):
             if "test" not in layout.folders and part == "train":
                 places = torch.tensor([name_hash(file) for file in files], dtype=torch.float64)
                 test = places < max(self.test_fraction, places.min().item() + 1e-12)  # one image at least
+                if test.all():
+                    raise ValueError(
+                        f"{self.path}: expected images for training beside those for test, got {len(files)} in all, "
+                        "which are for test: add images, or lower --data.source.test_fraction."
+                    )
                 test |= torch.tensor([is_test(name) for name in names])
                 parts["test"] = images[test], list(compress(names, test.tolist()))
                 images, names = images[~test], list(compress(names, (~test).tolist()))
             parts[part] = images, names
         return {part: (replace(images, names=np.array(it)), it) for part, (images, it) in parts.items()}
 
-    def _meaning(self, reading: Reading) -> str:
-        by = f"; values from {reading.window[0]:g} to {reading.window[1]:g} become" if reading.window else "; values of"
-        return f"{by} {self.levels} levels" if reading.by_value else ""
-
     def _read(
         self, folder: Path, files: list[str], classes: tuple[str, ...], shape: Shape, caches: Path
     ) -> tuple[Images, list[str]]:
         """The images of the files that can be read, and these files' names."""
-        image, seen, bad = self._pixels(folder, files, shape, caches)
+        try:
+            image, seen, bad = self._pixels(folder, files, shape, caches)
+        except RangeError as error:
+            raise error.at(error.where, span_of(folder, files, error.own), percentiles=True) from None
         tell_seen(self.reading, folder, files, seen)
+        tell_clipped(self.reading, folder, files, seen, shape)
         if bad and not self.skip_unreadable:
             raise ValueError(
                 f"{len(bad)} of {len(files)} files in {folder} cannot be read ({'; '.join(list(bad.values())[:5])}): "
@@ -227,15 +222,13 @@ class ImageFolder(ImageSource):
         reading, dtype = self.reading, np.uint8 if self.levels <= LEVELS else np.uint16
 
         def decode(name: str) -> Decoded | str:
-            try:
-                return self.decode(folder / name, shape)
-            except DeepError:
-                raise deep([folder / it for it in files[:: -(-len(files) // FEW)]]) from None
+            return self.decode(folder / name, shape)
 
         if self.cache:
             name = f"{self.path.name}-{hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:8]}"
             try:
-                return cached(caches / name, folder, files, shape, decode, asdict(reading), dtype)
+                settings = asdict(reading) | ({"clipping": "counted"} if reading.window else {})
+                return cached(caches / name, folder, files, shape, decode, settings, dtype)
             except OSError as error:
                 print(f"no cache of decoded images ({error}): they are decoded into memory")
                 self.cache = False

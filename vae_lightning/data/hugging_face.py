@@ -8,8 +8,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from vae_lightning.data.items import ItemSource
+from vae_lightning.data.item_source import ItemSource
 from vae_lightning.data.reading.decode import Reading
+from vae_lightning.data.reading.items import Axes
 from vae_lightning.data.reading.layout import ROLES
 from vae_lightning.data.splits import Split
 
@@ -34,6 +35,8 @@ class HuggingFace(ItemSource):
         levels: how many levels images have, where it is not 256.
         window: [low, high], in the images' own unit: low and below become 0, high and above the highest level.
         test_fraction: share of the images for test where there is no such split.
+        use_labels: whether labels are classes; false leaves them out.
+        axes: HWC or CHW, the order of the axes of images that are arrays; null for HWC, with 1, 3 or 4 channels.
     """
 
     def __init__(
@@ -48,8 +51,11 @@ class HuggingFace(ItemSource):
         levels: int | None = None,
         window: tuple[float, float] | None = None,
         test_fraction: float = 0.1,
+        use_labels: bool = True,
+        axes: Axes | None = None,
     ) -> None:
-        super().__init__(Reading(channels, size, background=background, window=window, levels=levels), test_fraction)
+        reading = Reading(channels, size, background=background, window=window, levels=levels)
+        super().__init__(reading, test_fraction, use_labels, axes)
         self.path, self.configuration, self.image, self.label, self._root = path, name, image, label, Path()
 
     @property

@@ -24,10 +24,15 @@ def hold_back(
     """Training images, and those of them that are kept for validation, with their rows: so many, or such a share but
     `most` at most, at random by a seed. ValueError where one of both would be empty."""
     count = round(val_size * len(images)) if val_size < 1 else int(val_size)
+    if len(images) < 2:
+        raise ValueError(
+            "expected at least two training images, one of which is kept for validation, got one: add images, or give "
+            "validation images of their own."
+        )
     if not 0 < count < len(images):
         raise ValueError(
             f"data.val_size: expected between 1 and {len(images) - 1} of the {len(images)} training images, got "
-            f"{val_size}."
+            f"{val_size}, which is {count}: say how many, --data.val_size {max(1, len(images) // 10)}."
         )
     if most is not None:
         count = min(count, most)

@@ -7,7 +7,7 @@ from vae_lightning.distributions.diffused import Diffused, Predict, Sampler
 from vae_lightning.distributions.discretized_logistic import DiscretizedLogistic, even_edges, used_edges
 from vae_lightning.distributions.flow import Flow
 from vae_lightning.distributions.levels import CategoricalLevels
-from vae_lightning.distributions.linked_channels import LinkedChannels
+from vae_lightning.distributions.linked_channels import Linked, LinkedChannels, LinkedMixtures
 from vae_lightning.distributions.of_each import OfEach, log_prob_of_each
 from vae_lightning.distributions.paths import (
     CosinePath,
@@ -32,7 +32,9 @@ __all__ = [
     "Diffused",
     "DiscretizedLogistic",
     "Flow",
+    "Linked",
     "LinkedChannels",
+    "LinkedMixtures",
     "LogitNormalTimes",
     "OfEach",
     "Path",

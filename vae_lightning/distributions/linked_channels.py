@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import torch
 from torch import Size, Tensor
-from torch.distributions import Distribution, constraints
+from torch.distributions import Categorical, Distribution, MixtureSameFamily, constraints
 from torch.types import _size
 
 from vae_lightning.distributions.discretized_logistic import DiscretizedLogistic
 
 
-class LinkedChannels(Distribution):
-    """P(x) = prod over c of P(x_c | x_0..x_{c-1}), each a discretized logistic about
+class Linked(Distribution):
+    """P(x) = prod over c of P(x_c | x_0..x_{c-1}), each about
 
         loc_c + sum over j < c of w_jc (x_j - loc_j),
 
@@ -23,7 +24,6 @@ class LinkedChannels(Distribution):
 
     Args:
         loc: centres before the other channels are known, in levels, (*batch, C, H, W).
-        scale: the logistics' scales, in levels, > 0, the same shape.
         weight: w, (*batch, C - 1, C, H, W); what is not below the diagonal is not used.
         levels: how many integers the support holds.
         edges: as DiscretizedLogistic's.
@@ -31,26 +31,33 @@ class LinkedChannels(Distribution):
 
     arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {}
 
-    def __init__(self, loc: Tensor, scale: Tensor, weight: Tensor, levels: int, edges: Tensor | None = None) -> None:
-        self.loc, self.scale, self.weight, self.levels, self.edges = loc, scale, weight, levels, edges
+    def __init__(self, loc: Tensor, weight: Tensor, levels: int, edges: Tensor | None = None) -> None:
+        self.loc, self.weight, self.levels, self.edges = loc, weight, levels, edges
         super().__init__(loc.shape[:-3], loc.shape[-3:], validate_args=False)
 
     @property
     def support(self) -> constraints.Constraint:
         return constraints.independent(constraints.integer_interval(0, self.levels - 1), 3)
 
-    def expand(self, batch_shape: _size, _instance: Distribution | None = None) -> LinkedChannels:
-        batch = Size(batch_shape)
-        loc, scale = (part.expand(batch + self.event_shape) for part in (self.loc, self.scale))
-        return LinkedChannels(loc, scale, self.weight.expand(batch + self.weight.shape[-4:]), self.levels, self.edges)
+    @property
+    @abstractmethod
+    def parameters(self) -> tuple[Tensor, ...]:
+        """All that it is made of."""
 
-    def channel(self, index: int, before: Tensor) -> DiscretizedLogistic:
+    @abstractmethod
+    def expand(self, batch_shape: _size, _instance: Distribution | None = None) -> Self: ...
+
+    @abstractmethod
+    def channel(self, index: int, before: Tensor) -> Distribution:
         """P(x_index | the channels before it), (*batch, H, W), told an image that holds at least those."""
+
+    def centre(self, index: int, before: Tensor) -> Tensor:
+        """Of a channel, told an image that holds at least those before it, (*batch, H, W)."""
         centre = self.loc[..., index, :, :]
         for j in range(index):
             residual = before[..., j, :, :] - self.loc[..., j, :, :]
             centre = centre + self.weight[..., j, index, :, :] * residual
-        return DiscretizedLogistic(centre, self.scale[..., index, :, :], self.levels, False, self.edges)
+        return centre
 
     def log_prob(self, value: Tensor) -> Tensor:
         """log P(x = value) in nats, the shape of the batch."""
@@ -61,8 +68,8 @@ class LinkedChannels(Distribution):
         channels = range(self.event_shape[0])
         return torch.stack([self.channel(c, value).log_prob(value[..., c, :, :]) for c in channels], -3)
 
-    def _in_turn(self, value: Callable[[DiscretizedLogistic], Tensor]) -> Tensor:
-        """An image made channel after channel, each of what its logistic gives when told those before."""
+    def _in_turn(self, value: Callable[[Distribution], Tensor]) -> Tensor:
+        """An image made channel after channel, each of what its density gives when told those before."""
         made = torch.empty_like(self.loc)
         for c in range(self.event_shape[0]):
             made[..., c, :, :] = value(self.channel(c, made))
@@ -72,9 +79,74 @@ class LinkedChannels(Distribution):
     def mean(self) -> Tensor:
         """E[x], each channel at the means of those before: exact but near the ends of the range; no gradient."""
         with torch.no_grad():
-            return self._in_turn(lambda logistic: logistic.mean)
+            return self._in_turn(lambda density: density.mean)
 
     def sample(self, sample_shape: _size = ()) -> Tensor:
         with torch.no_grad():
             wide = self.expand(Size(sample_shape) + self.batch_shape)
-            return wide._in_turn(lambda logistic: logistic.sample())
+            return wide._in_turn(lambda density: density.sample())
+
+
+class LinkedChannels(Linked):
+    """Of discretized logistics.
+
+    Args:
+        scale: the logistics' scales, in levels, > 0, (*batch, C, H, W); the others: see `Linked`.
+    """
+
+    def __init__(self, loc: Tensor, scale: Tensor, weight: Tensor, levels: int, edges: Tensor | None = None) -> None:
+        self.scale = scale
+        super().__init__(loc, weight, levels, edges)
+
+    @property
+    def parameters(self) -> tuple[Tensor, ...]:
+        return self.loc, self.scale, self.weight
+
+    def expand(self, batch_shape: _size, _instance: Distribution | None = None) -> LinkedChannels:
+        batch = Size(batch_shape)
+        loc, scale = (part.expand(batch + self.event_shape) for part in (self.loc, self.scale))
+        return LinkedChannels(loc, scale, self.weight.expand(batch + self.weight.shape[-4:]), self.levels, self.edges)
+
+    def channel(self, index: int, before: Tensor) -> DiscretizedLogistic:
+        scale = self.scale[..., index, :, :]
+        return DiscretizedLogistic(self.centre(index, before), scale, self.levels, False, self.edges)
+
+
+class LinkedMixtures(Linked):
+    """Of mixtures of K discretized logistics, for values that may be one of several, such as at the edge of a stroke.
+
+    Args:
+        logits: of the components, (*batch, C, H, W, K).
+        offset: where each lies from the centre, in levels, the same shape.
+        scale: the logistics' scales, in levels, > 0, the same shape; the others: see `Linked`.
+    """
+
+    def __init__(
+        self,
+        loc: Tensor,
+        logits: Tensor,
+        offset: Tensor,
+        scale: Tensor,
+        weight: Tensor,
+        levels: int,
+        edges: Tensor | None = None,
+    ) -> None:
+        self.logits, self.offset, self.scale = logits, offset, scale
+        super().__init__(loc, weight, levels, edges)
+
+    @property
+    def parameters(self) -> tuple[Tensor, ...]:
+        return self.loc, self.logits, self.offset, self.scale, self.weight
+
+    def expand(self, batch_shape: _size, _instance: Distribution | None = None) -> LinkedMixtures:
+        batch = Size(batch_shape)
+        loc, rest = self.loc.expand(batch + self.event_shape), self.parameters[1:]
+        logits, offset, scale, weight = (part.expand(batch + part.shape[-4:]) for part in rest)
+        return LinkedMixtures(loc, logits, offset, scale, weight, self.levels, self.edges)
+
+    def channel(self, index: int, before: Tensor) -> MixtureSameFamily:
+        of_channel = (..., index, slice(None), slice(None), slice(None))
+        loc = self.centre(index, before)[..., None] + self.offset[of_channel]
+        logistic = DiscretizedLogistic(loc, self.scale[of_channel], self.levels, False, self.edges)
+        weight = Categorical(logits=self.logits[of_channel], validate_args=False)
+        return MixtureSameFamily(weight, logistic, validate_args=False)

@@ -13,7 +13,7 @@ from vae_lightning.compression.form import check_names
 from vae_lightning.core import Shape
 from vae_lightning.data.reading.cache import decode_all
 from vae_lightning.data.reading.decode import Decoded, Reading, picture_size
-from vae_lightning.data.reading.levels import LEVELS
+from vae_lightning.data.reading.levels import LEVELS, RangeError
 from vae_lightning.data.reading.listing import class_names, class_of, list_images
 from vae_lightning.data.reading.native import MODES, UNREADABLE, RefusedError, Seen, composed, is_deep
 from vae_lightning.data.say import say
@@ -78,6 +78,8 @@ def read_files(files: list[Path], image_shape: Shape, reading: Reading | None = 
     if reading is not None and reading.by_value:
         span = f"from {reading.window[0]:g} to {reading.window[1]:g} " if reading.window else ""
         say(f"the pictures' values {span}are read as {reading.levels or LEVELS} levels, as in training.")
+        if clipped := sum(bool(it.seen & Seen.CLIPPED) for it in found):
+            say(f"{clipped} of {len(found)} pictures have values beyond that window, which become its ends.")
     pixels = torch.stack([it.pixels for it in found])
     return pixels.to(torch.int32) if pixels.dtype == torch.uint16 else pixels
 
@@ -109,6 +111,8 @@ def read_file(file: Path, image_shape: Shape, reading: Reading | None = None) ->
                 picture = ImageOps.exif_transpose(opened)
                 if "transparency" in opened.info:
                     picture = picture.convert("RGBA")
+    except RangeError as error:
+        raise RefusedError(f"{file}: {error.told()}.") from None
     except RefusedError:
         raise
     except UNREADABLE as error:

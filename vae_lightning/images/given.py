@@ -4,6 +4,7 @@ each with its name."""
 from __future__ import annotations
 
 import copy
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -18,8 +19,8 @@ from vae_lightning.core import Spec
 from vae_lightning.data import ImageData, ImageFolder, Images, ImageSource
 from vae_lightning.data.reading.cache import decode_all
 from vae_lightning.data.reading.decode import Decoded
-from vae_lightning.data.reading.levels import LEVELS
-from vae_lightning.data.reading.native import MODES, UNREADABLE
+from vae_lightning.data.reading.levels import LEVELS, RangeError
+from vae_lightning.data.reading.native import MODES, UNREADABLE, Seen
 from vae_lightning.images.defects import MASKS, find_benchmark
 from vae_lightning.images.files import class_labels, find_files
 from vae_lightning.images.input import ARRAYS, SPLITS, by_name, read_images
@@ -75,7 +76,10 @@ def read_given(
         return Given(data.fixed(words[0]))  # type: ignore[arg-type]
     alone = [word for word in words if word in SPLITS or Path(word).suffix.lower() in ARRAYS]
     if alone and not Path(alone[0]).is_dir():
-        found = read_images(words, spec, Path(), needs)
+        reading = None
+        with suppress(ValueError, OSError):  # of a folder that is gone
+            reading = data.source.reading
+        found = read_images(words, spec, Path(), needs, reading)
         label = None if found.form.labels is None else torch.tensor(found.form.labels)
         return Given(Images(found.image, label))
     files, names = find_files([Path(word).expanduser() for word in words])
@@ -103,7 +107,10 @@ def read_files_as(
     model's own folder was read so."""
     folder = reader(spec, data, folder)
     shape = (folder.channels, *spec.image_shape[1:])
-    results = decode_all([str(file) for file in files], lambda name: folder.decode(Path(name), shape))
+    try:
+        results = decode_all([str(file) for file in files], lambda name: folder.decode(Path(name), shape))
+    except RangeError as error:
+        raise ValueError(f"{error.where}: {error.told()}.") from None
     bad = [result for result in results if isinstance(result, str)]
     if bad and not (skip and folder.skip_unreadable and len(bad) < len(files)):
         raise ValueError(
@@ -112,6 +119,8 @@ def read_files_as(
     good = [row for row, result in enumerate(results) if isinstance(result, Decoded)]
     image = torch.stack([result.pixels for result in results if isinstance(result, Decoded)])
     notes = [f"skipped: {line}" for line in bad]
+    if clipped := sum(bool(result.seen & Seen.CLIPPED) for result in results if isinstance(result, Decoded)):
+        notes.append(f"{clipped} of {len(good)} images have values beyond the model's window, which become its ends.")
     notes += _resized([files[row] for row in good], spec, folder)
     if spec.levels < folder.levels and int(image.max()) < spec.levels:
         notes.append(f"No value is above {spec.levels - 1}: the files' values are taken for the model's own levels.")

@@ -19,8 +19,9 @@ from vae_lightning.core import Shape, Spec
 from vae_lightning.data import ImageData
 from vae_lightning.data.array_files import IMAGES, LABELS
 from vae_lightning.data.build import build_data
+from vae_lightning.data.reading.clipping import Clipping
 from vae_lightning.data.reading.decode import Reading
-from vae_lightning.data.reading.levels import LEVELS, to_levels
+from vae_lightning.data.reading.levels import LEVELS, RangeError, to_levels
 from vae_lightning.data.say import say
 from vae_lightning.images.files import class_labels, find_files, has_size, read_files
 
@@ -28,7 +29,9 @@ SPLITS = ("train", "val", "test")
 ARRAYS = (".npy", ".npz")
 
 
-def read_images(sources: list[str], spec: Spec, checkpoint: Path, needs: tuple[str, ...] = ()) -> InputImages:
+def read_images(
+    sources: list[str], spec: Spec, checkpoint: Path, needs: tuple[str, ...] = (), reading: Reading | None = None
+) -> InputImages:
     """The images that a command was sources; for a model that needs labels, with the numbers that its classes have.
 
     Args:
@@ -36,20 +39,23 @@ def read_images(sources: list[str], spec: Spec, checkpoint: Path, needs: tuple[s
         spec: of the model's images.
         checkpoint: whose record says which data the splits are.
         needs: what the model is told of an image, ("label",) or nothing.
+        reading: how training read images; None for what the checkpoint says of it.
 
     Raises:
         FileNotFoundError: nothing there.
         ValueError: images that are not such as the model was built for, or would not come back as they are; or, where
             the model needs labels, images without, or of classes that it does not have.
     """
-    found = _read(sources, spec, checkpoint, needs)
+    found = _read(sources, spec, checkpoint, needs, reading)
     if "label" not in needs:
         return found
     labels = by_name(found.form.labels, found.form.classes, spec, sources[0])
     return replace(found, form=replace(found.form, labels=labels, classes=spec.classes or ()))
 
 
-def _read(sources: list[str], spec: Spec, checkpoint: Path, needs: tuple[str, ...]) -> InputImages:
+def _read(
+    sources: list[str], spec: Spec, checkpoint: Path, needs: tuple[str, ...], reading: Reading | None
+) -> InputImages:
     image_shape, levels = spec.image_shape, spec.levels
     apart = [word for word in sources if word in SPLITS or Path(word).suffix.lower() in ARRAYS]
     if apart and len(sources) > 1:
@@ -60,12 +66,11 @@ def _read(sources: list[str], spec: Spec, checkpoint: Path, needs: tuple[str, ..
     if sources[0] in SPLITS:
         return _split(sources[0], spec, checkpoint, needs)
     paths = [Path(word).expanduser() for word in sources]
+    reading = reading or read_reading(checkpoint)
     if apart and not paths[0].is_dir():
-        return _array(paths[0], image_shape, levels, read_reading(checkpoint))
+        return _array(paths[0], image_shape, levels, reading)
     files, names = find_files(paths)
-    image, white = _integers(
-        read_files(files, image_shape, read_reading(checkpoint)), levels, [str(file) for file in files]
-    )
+    image, white = _integers(read_files(files, image_shape, reading), levels, [str(file) for file in files])
     labels, classes = class_labels(names)
     return InputImages(image, Form("files", white=white, names=names, labels=labels, classes=classes), tuple(files))
 
@@ -140,11 +145,15 @@ def _array(path: Path, image_shape: Shape, levels: int, reading: Reading | None)
     values mean, read in its way."""
     array, label = _load(path)
     if reading is not None and reading.by_value:
+        clipped = Clipping(reading.levels, reading.window)
+        clipped.add(array)
         try:
             array = to_levels(array, reading.levels, reading.window)
         except ValueError as error:
-            raise ValueError(f"{path}: {error}.") from None
+            raise ValueError(f"{path}: {error.told() if isinstance(error, RangeError) else error}.") from None
         say(f"{path}: values are read as {reading.levels or LEVELS} levels, as in training.")
+        if line := clipped.said():
+            say(f"{path}: {line}")
     if array.dtype.str not in DTYPES:
         raise ValueError(
             f"{path}: expected integers 0..{levels - 1}, got an array of {array.dtype}: scale it to them, round, and "
@@ -156,9 +165,12 @@ def _array(path: Path, image_shape: Shape, levels: int, reading: Reading | None)
     axes = next((axes for axes, shape in shapes.items() if array.shape[1:] == shape), None)
     if axes is None or not len(array):
         fit = " or ".join(f"(N, {', '.join(map(str, shape))})" for shape in shapes.values())
+        remedy = "bring the images to that size first"
+        if channels == 3 and array.shape[1:] in ((height, width), (height, width, 1), (1, height, width)):
+            remedy = f"give grey its three channels, x.reshape(-1, {height}, {width}, 1).repeat(3, -1)"
         raise ValueError(
-            f"{path}: expected an array {fit}, as the model was built for, got {array.shape}: bring the images to that "
-            "size first, or train a model of theirs."
+            f"{path}: expected an array {fit}, as the model was built for, got {array.shape}: {remedy}, or train a "
+            "model of theirs."
         )
     if not 0 <= int(array.min()) <= int(array.max()) <= max(255, levels - 1):
         raise ValueError(_range(str(path), levels, f"values from {array.min()} to {array.max()}"))

@@ -19,7 +19,7 @@ from vae_lightning.measure.context import ModelAndData
 from vae_lightning.metrics import ImageEvaluation, held_out_rate_distortion, independent_pixels_nll, pca_squared_error
 from vae_lightning.metrics.evaluation import squared_error
 from vae_lightning.report.results import Results, Section
-from vae_lightning.report.verdict import TITLE, Facts, history, judge, read_verdict
+from vae_lightning.report.verdict import FEW_STEPS, TITLE, Facts, history, judge, read_verdict
 from vae_lightning.train.module import Experiment
 
 LOOKED_AT, LEARNT_FROM = 500, 10_000
@@ -131,15 +131,17 @@ def _of_history(experiment: Experiment, folder: Path, steps: int | None) -> Fact
 
 
 def longer(trainer: Trainer) -> str:
-    """The flag by which a training goes on until it is four times as long, of the limit that ended it."""
+    """The flag by which a training goes on until it is four times as long, and has the steps that a net needs at least,
+    of the limit that ended it."""
+    times = max(LONGER, math.ceil(FEW_STEPS / max(trainer.global_step, 1)))
     spent = [timer for timer in _timers(trainer) if not (timer.time_remaining() or 0) > 0]
     if spent:
-        whole = timedelta(seconds=LONGER * int(spent[0].time_elapsed() + (spent[0].time_remaining() or 0)))
+        whole = timedelta(seconds=times * int(spent[0].time_elapsed() + (spent[0].time_remaining() or 0)))
         hours, seconds = divmod(whole.seconds, 3600)
         return f"--trainer.max_time {whole.days:02d}:{hours:02d}:{seconds // 60:02d}:{seconds % 60:02d}"
     if 0 < trainer.max_steps <= trainer.global_step or (trainer.max_epochs or -1) < 0:
-        return f"--trainer.max_steps {LONGER * max(trainer.max_steps, trainer.global_step, 1)}"
-    return f"--trainer.max_epochs {LONGER * trainer.max_epochs}"  # type: ignore[operator]
+        return f"--trainer.max_steps {max(FEW_STEPS, LONGER * max(trainer.max_steps, trainer.global_step, 1))}"
+    return f"--trainer.max_epochs {times * trainer.max_epochs}"  # type: ignore[operator]
 
 
 def _timers(trainer: Any) -> list[Timer]:

@@ -35,7 +35,7 @@ class Facts:
         headline: (step, value) of each validation, in order.
         losses: the training's logged losses, in order.
         higher: whether a higher headline is better.
-        longer: the flag that would make the training four times as long.
+        longer: the flag that would make the training long enough, at least four times as long.
         images: how many held-out images the following are means over.
         elbo: nats.
         independent: -log p(x) under independent pixels, nats.
@@ -130,12 +130,12 @@ def _learned(facts: Facts) -> tuple[list[str], list[str]]:
     share = (other - nats) / abs(other) if other else 0.0
     if share < 0.01:
         return [], [
-            f"It has learned nothing yet: one of {facts.images} held-out images takes {nats:.1f} nats (-ELBO), where "
-            f"independent pixels, which know nothing of how pixels hang together, need {other:.1f}."
+            f"It has learned nothing yet: a held-out image takes {nats:.1f} nats on average (-ELBO, {facts.images} "
+            f"images), where independent pixels, which know nothing of how pixels hang together, need {other:.1f}."
         ]
     good = [
-        f"It has learned: one of {facts.images} held-out images takes {nats:.1f} nats (-ELBO), {100 * share:.0f} % "
-        f"less than with independent pixels ({other:.1f})."
+        f"It has learned: a held-out image takes {nats:.1f} nats on average (-ELBO, {facts.images} images), "
+        f"{100 * share:.0f} % less than with independent pixels ({other:.1f})."
     ]
     if facts.squared_error is None or facts.limit is None or facts.rate is None:
         return good, []
@@ -170,9 +170,9 @@ def _overfitted(facts: Facts) -> str:
     step = facts.headline[best][0]
     return (
         f"It is over-fitted: held-out images were told best after {step + 1} steps, and {100 * lost / span:.1f} % "
-        "worse in the end; the best checkpoint is of then, and is what every command uses. Give more images, or "
-        "augment them (docs/images.md), or drop more: --model.latent_model.encoder.net.dropout 0.3 "
-        "--model.latent_model.likelihood.net.dropout 0.3."
+        "worse in the end; the best checkpoint is of then, and is what every command uses. Give more images; "
+        "where mirrored and turned ones are as likely, augment them: -c configs/augment/photos.yaml; or drop more: "
+        "--model.latent_model.encoder.net.dropout 0.3 --model.latent_model.likelihood.net.dropout 0.3."
     )
 
 

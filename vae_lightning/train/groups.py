@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
 from typing import Any
 
 from torch import nn
@@ -46,3 +48,22 @@ def scale_rates(optimizer: Optimizer, rates: list[float], factor: float) -> None
     """Sets each group's learning rate to that which it was given, times a factor."""
     for group, rate in zip(optimizer.param_groups, rates, strict=True):
         group["lr"] = rate * factor
+
+
+def optimizer_of(make: Callable[[Any], Optimizer], groups: list[dict[str, Any]]) -> Optimizer:
+    """The optimiser of these groups.
+
+    Raises:
+        ValueError: it does not take a setting, which torch does not call by its key.
+    """
+    try:
+        return make(groups)
+    except ValueError as error:
+        found = re.match(r"Invalid ([\w ]+?)(?: value| parameter.*)?: (.*)", str(error))
+        if found is None:
+            raise
+        key = {"learning rate": "lr", "beta": "betas", "epsilon": "eps"}.get(found[1], found[1])
+        remedy = "a number above 0, such as --model.optimizer.lr 0.001" if key == "lr" else "another, or leave it out"
+        raise ValueError(
+            f"model.optimizer.{key}: expected a value that the optimiser takes, got {found[2]}: give {remedy}."
+        ) from error

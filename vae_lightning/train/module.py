@@ -23,7 +23,7 @@ from vae_lightning.modules import modules_of
 from vae_lightning.objectives.schedules import Schedule
 from vae_lightning.train.averaging import AveragedSteps
 from vae_lightning.train.best import best_name, follow_headline
-from vae_lightning.train.groups import parameter_groups, scale_rates
+from vae_lightning.train.groups import optimizer_of, parameter_groups, scale_rates
 from vae_lightning.train.loop import ClipsFused
 from vae_lightning.train.process import require_compiler
 from vae_lightning.train.resume import (
@@ -116,7 +116,7 @@ class Experiment(ClipsFused, Scheduled, AveragedSteps):
     # -- set-up --------------------------------------------------------------------------------------------------------
 
     def configure_optimizers(self) -> Any:
-        optimizer = self.optimizer(parameter_groups(self.latent_model, self.objective))
+        optimizer = optimizer_of(self.optimizer, parameter_groups(self.latent_model, self.objective))
         self._rates = [group["lr"] for group in optimizer.param_groups]
         return self.scheduled(optimizer)
 
@@ -215,10 +215,11 @@ class Experiment(ClipsFused, Scheduled, AveragedSteps):
 
     def _require_finite(self) -> None:
         if not math.isfinite(self._loss_sum.item()):
+            kept = "The checkpoint of the epoch before is kept" if self.current_epoch else "No checkpoint was kept yet"
             raise FloatingPointError(
                 f"the loss became nan or infinite by step {self.global_step}, epoch {self.current_epoch}: expected a "
-                "finite number. The checkpoint of the epoch before is kept; lower the learning rate, set "
-                "--trainer.gradient_clip_val, or look for NaN in the data."
+                f"finite number. {kept}; lower the learning rate (--model.optimizer.lr {self._rates[0] / 10:g}), clip "
+                "the gradient (--trainer.gradient_clip_val 500), or look for NaN in the data."
             )
 
     # -- checkpoints ---------------------------------------------------------------------------------------------------

@@ -131,7 +131,8 @@ def _of_course(scheduler: Any, units: str, count: int) -> Iterator[Misfit]:
     if key == "total_steps" and span < count:
         yield Misfit(f"{said}: torch ends the training with an error there.", remedy, fatal=True)
     elif key == "step_size" and span >= count:
-        yield Misfit(f"{said}: the rate never changes.", remedy.replace(f"{count},", f"below {count},"))
+        less = remedy.replace(f"{count},", f"{max(1, count // 3)},") if count > 1 else f"{SPANS[0].upper()}{SPANS[1:]}."
+        yield Misfit(f"{said}: the rate never changes.", less)
     elif key != "step_size" and span > 1.1 * count + 1:
         steps = " Where these are meant to be steps: --model.lr_interval step." if units == "epochs" else ""
         yield Misfit(f"{said}: it ends after {count / span:.0%} of its course.", remedy + steps)

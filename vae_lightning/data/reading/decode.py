@@ -12,13 +12,14 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from vae_lightning.core import Shape
-from vae_lightning.data.reading.levels import Window, advice, tensor_of, to_levels
+from vae_lightning.data.reading.clipping import beyond
+from vae_lightning.data.reading.levels import LEVELS, RangeError, Span, Window, tensor_of, to_levels
 from vae_lightning.data.reading.native import (
     DICOM,
     GREY,
     MODES,
     UNREADABLE,
-    DeepError,
+    Native,
     RefusedError,
     Seen,
     as_channels,
@@ -26,7 +27,6 @@ from vae_lightning.data.reading.native import (
     is_deep,
     read_native,
 )
-from vae_lightning.data.say import say
 
 
 class Decoded(NamedTuple):
@@ -65,6 +65,12 @@ class Reading:
         """Whether values are read in their own unit, and not as 8 bits."""
         return self.window is not None or self.levels is not None
 
+    @property
+    def meaning(self) -> str:
+        """What values are taken for, behind a line about a folder; empty of 8 bits."""
+        by = f"; values from {self.window[0]:g} to {self.window[1]:g} become" if self.window else "; values of"
+        return f"{by} {self.levels or LEVELS} levels" if self.by_value else ""
+
     def read(self, file: Path, shape: Shape) -> Decoded:
         """The picture of a file.
 
@@ -76,43 +82,62 @@ class Reading:
         Raises:
             ValueError, OSError, SyntaxError: not to be read (`UNREADABLE`).
             RefusedError: of another size, where none is asked for.
-            DeepError: deeper than 8 bits, where nothing says what that is to mean.
+            RangeError: values that nothing says the meaning of.
         """
         if self.by_value:
-            found = read_native(file, self.channels, self.background)
-            values = self._sized(file, found.values, shape)
-            try:
-                levels = to_levels(values, self.levels, self.window)
-            except ValueError as error:
-                raise RefusedError(f"{file}: {error}.") from None
-            return Decoded(tensor_of(levels.transpose(2, 0, 1)), found.seen)
+            values, seen = self.values(file, shape)
+            return Decoded(tensor_of(self._leveled(values, str(file))), seen | self._clipped(values))
         if file.suffix.lower() in DICOM:
-            raise deep([file])
+            raise deep(read_native(file, 3, None).values).at(str(file))
         with Image.open(file) as opened:
             if is_deep(opened):
-                raise deep([file])
+                raise deep(read_native(file, 3, None).values).at(str(file))
             seen = Seen(0) if opened.mode in GREY else Seen.COLOUR
             picture, was = composed(opened, self.background)
             picture = picture.convert(MODES[self.channels])
         return Decoded(tensor_of(self._bytes(file, picture, shape)), seen | was)
 
-    def picture(self, opened: Image.Image, where: str) -> np.ndarray:
-        """(C, H, W) of a picture that is in memory, likewise.
+    def values(self, file: Path, shape: Shape) -> Native:
+        """The picture's values in their own unit, brought to its size."""
+        found = read_native(file, self.channels, self.background)
+        return Native(self._sized(file, found.values, shape), found.seen)
+
+    def picture(self, opened: Image.Image, where: str) -> Native:
+        """The values (H, W, C) of a picture that is in memory, likewise in their own unit and brought to its size.
 
         Args:
             opened: the picture.
             where: what to call it in an error.
+
+        Raises:
+            RefusedError: of another size, where none is asked for.
+            RangeError: deeper than 8 bits, where nothing says what that is to mean; as yet without its place.
         """
-        height, width = self.size or (opened.height, opened.width)
-        if not is_deep(opened):
-            picture = composed(opened, self.background)[0].convert(MODES[self.channels])
-            pixels = self._bytes(where, picture, (self.channels, *(self.size or picture.size[::-1])))
-            return to_levels(pixels, self.levels, self.window) if self.by_value else pixels
-        values = as_channels(np.array(opened), self.channels)
-        if not self.by_value:
-            raise RefusedError(advised(where, [values]))
-        sized = self._sized(where, values, (self.channels, height, width))
-        return to_levels(sized, self.levels, self.window).transpose(2, 0, 1)
+        shape = (self.channels, *(self.size or (opened.height, opened.width)))
+        if is_deep(opened):
+            values = as_channels(np.array(opened), self.channels)
+            if not self.by_value:
+                raise deep(values)
+            return Native(self._sized(where, values, shape), Seen.DEEP)
+        picture, seen = composed(opened, self.background)
+        seen |= Seen(0) if opened.mode in GREY else Seen.COLOUR
+        pixels = self._bytes(
+            where, picture.convert(MODES[self.channels]), (self.channels, *(self.size or picture.size[::-1]))
+        )
+        return Native(pixels.transpose(1, 2, 0), seen | (Seen.EIGHT_BITS if self.by_value else Seen(0)))
+
+    def _leveled(self, values: np.ndarray, where: str) -> np.ndarray:
+        """(H, W, C) values -> (C, H, W) levels."""
+        try:
+            return to_levels(values, self.levels, self.window).transpose(2, 0, 1)
+        except RangeError as error:
+            raise error.at(where) from None
+        except ValueError as error:
+            raise RefusedError(f"{where}: {error}.") from None
+
+    def _clipped(self, values: np.ndarray) -> Seen:
+        clipped = self.window is not None and beyond(values, self.levels, self.window).any()
+        return Seen.CLIPPED if clipped else Seen(0)
 
     def _bytes(self, file: Path | str, picture: Image.Image, shape: Shape) -> np.ndarray:
         """(C, H, W) of a picture of 8 bits a value, brought to its size."""
@@ -163,53 +188,7 @@ def stored_channels(files: list[Path]) -> int:
     return 1 if modes and set(modes) <= set(GREY) else 3
 
 
-def deep(files: list[Path]) -> DeepError:
-    """What to say of pictures that are deeper than 8 bits, by the range of some of them; other files are left out."""
-    found = []
-    for file in files:
-        with suppress(*UNREADABLE):
-            found.append(read_native(file, 3, None).values)
-    return DeepError(advised(str(files[0]), found, percentiles=True))
-
-
-def advised(where: str, found: list[np.ndarray], percentiles: bool = False) -> str:
-    """The sentence about pictures whose values are not 0..255."""
-    low, high = min(float(it.min()) for it in found), max(float(it.max()) for it in found)
-    real = found[0].dtype.kind == "f"
-    kind = "real numbers" if real else "more than 8 bits a value"
-    of = f" in {len(found)} pictures" if len(found) > 1 else ""
-    remedy = advice(low, high, real, percentiles)
-    return f"{where}: expected 8 bits a value, got {kind}, from {low:g} to {high:g}{of}: {remedy}."
-
-
-def tell_seen(reading: Reading, folder: Path, files: list[str], seen: np.ndarray) -> None:
-    """Says what pictures were that their pixels no longer show.
-
-    Raises:
-        ValueError: pictures of 8 bits and deeper ones, whose values are in different units.
-    """
-    where = {flag: np.flatnonzero(seen & flag) for flag in Seen}
-    if reading.by_value and len(where[Seen.DEEP]) and len(where[Seen.EIGHT_BITS]):
-        one, other = (files[where[flag][0]] for flag in (Seen.DEEP, Seen.EIGHT_BITS))
-        raise ValueError(
-            f"{folder}: expected pictures of one depth, got {one}, which is deeper than 8 bits, and {other}, which "
-            "is not: their values mean different things under one window; keep them in folders of their own."
-        )
-    if len(rows := where[Seen.TRANSPARENT]) and reading.channels < 4:
-        ground = (
-            "their transparency is left out" if reading.background is None else f"laid on grey {reading.background}"
-        )
-        say(
-            f"{len(rows)} of {len(files)} pictures are transparent, such as {files[rows[0]]}: {ground} "
-            "(--data.source.background)."
-        )
-    if len(rows := where[Seen.COLOUR]) and reading.channels == 1:
-        say(
-            f"{len(rows)} of {len(files)} pictures are stored in colour, such as {files[rows[0]]}: read in grey "
-            "(--data.source.channels 3 keeps colours)."
-        )
-    if len(rows := where[Seen.FRAMES]):
-        say(
-            f"{len(rows)} of {len(files)} files hold several pictures (frames or pages), such as {files[rows[0]]}: "
-            "the first of each is taken; save the others as files of their own to have them, too."
-        )
+def deep(values: np.ndarray) -> RangeError:
+    """What to say of a picture that is deeper than 8 bits, as yet without its place."""
+    own = Span.over([values], 1)
+    return RangeError("8 bits a value", own, "real numbers," if own.real else "more than 8 bits a value,")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,6 +19,8 @@ ROLES: dict[str, Split] = {
     **dict.fromkeys(("test", "testing"), "test"),
 }
 """What a folder is for by its name, in any case."""
+ALMOST = re.compile(r"(?:^|[^a-z])(train|training|val|valid|validation|dev|eval|test|testing)(?:[^a-z]|$)")
+"""What a folder is called that may be meant to be a split, and is not called as one: train_images, eval."""
 MASKS = "ground_truth"
 """Beside train and test, the field's place for the masks of defects."""
 
@@ -42,7 +45,8 @@ class Layout:
         """What was taken for what, in one line."""
         named: dict[Split, str] = {"train": "training", "val": "validation", "test": "test"}
         parts = [
-            f"{f'{self.folders[it]}/, ' if self.folders[it] else ''}{len(self.files[it])} images for {named[it]}"
+            f"{f'{self.folders[it]}/, ' if self.folders[it] else ''}{len(self.files[it])} "
+            f"image{'s' * (len(self.files[it]) != 1)} for {named[it]}"
             for it in self.files
         ]
         some = ", ".join(self.classes[:5]) + (", ..." if len(self.classes) > 5 else "")
@@ -76,6 +80,7 @@ def read_layout(path: Path, split_folders: bool | None = None, class_folders: bo
         files = {role: tops[top] for role, top in folders.items()}
         if left := sorted(f"{top}/" if top else "what lies beside them" for top in set(tops) - set(folders.values())):
             notes.append(f"left out: {', '.join(left)}")
+        notes += [f"{name}/ holds no images" for name in _empty(path, tops)]
     else:
         folders, files = {"train": ""}, {"train": names}
         if split_folders is None:
@@ -88,15 +93,41 @@ def read_layout(path: Path, split_folders: bool | None = None, class_folders: bo
 
 def _has_splits(path: Path, tops: Iterable[str], roles: dict[str, Split]) -> bool:
     if not roles:
+        _require_no_other_names(path, tops)
         return False
+    if "train" not in roles.values():
+        raise _without_train(path, roles)
     others = [top or "images beside them" for top in tops if top not in roles and top.casefold() != MASKS]
-    if "train" in roles.values() and not others:
+    if not others:
         return True
-    got = f"{', '.join(sorted(roles))} with {', '.join(sorted(others)[:5])}" if others else ", ".join(sorted(roles))
+    got = f"{', '.join(sorted(roles))} with {', '.join(sorted(others)[:5])}"
     raise ValueError(
         f"{path}: expected folders train, val and test alone, or folders of classes alone, got {got}: say which they "
         "are, --data.source.split_folders true (others are left out) or false (all are classes), or move what does not "
         "belong there."
+    )
+
+
+def _require_no_other_names(path: Path, tops: Iterable[str]) -> None:
+    """Images of train_images and test_images would else be of one split."""
+    found = {top: match[1] for top in tops if (match := ALMOST.search(top.casefold()))}
+    train = sorted(top for top, word in found.items() if word.startswith("train"))
+    if train and (others := sorted(set(found) - set(train))):
+        raise ValueError(
+            f"{path}: expected folders train, val and test, or folders of classes, got {train[0]} and {others[0]}: "
+            "call them train, val and test, or say that they are classes with --data.source.split_folders false."
+        )
+
+
+def _empty(path: Path, tops: Iterable[str]) -> list[str]:
+    """Folders that are called as splits are, and hold no images."""
+    return sorted(it.name for it in os.scandir(path) if it.name.casefold() in ROLES and it.name not in tops)
+
+
+def _without_train(path: Path, roles: Iterable[str]) -> ValueError:
+    return ValueError(
+        f"{path}: expected images in a folder train, got {', '.join(sorted(roles)) or 'none'} without it: call that of "
+        "the training images so, or say that the folders are no splits with --data.source.split_folders false."
     )
 
 
@@ -110,10 +141,7 @@ def _by_role(path: Path, roles: dict[str, Split]) -> dict[Split, str]:
             )
         folders[role] = top
     if "train" not in folders:
-        raise ValueError(
-            f"{path}: expected a folder train, got {', '.join(sorted(roles)) or 'none'}: call it so, or say that the "
-            "folders are no splits with --data.source.split_folders false."
-        )
+        raise _without_train(path, roles)
     return {role: folders[role] for role in ("train", "val", "test") if role in folders}
 
 

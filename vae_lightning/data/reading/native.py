@@ -27,6 +27,7 @@ class Seen(IntFlag):
     DEEP = 4
     EIGHT_BITS = 8
     COLOUR = 16
+    CLIPPED = 32
 
 
 class Native(NamedTuple):
@@ -38,10 +39,6 @@ class Native(NamedTuple):
 
 class RefusedError(ValueError):
     """What is to be said of all pictures at once, not of one file that could be left out."""
-
-
-class DeepError(RefusedError):
-    """A picture of more than 8 bits a value, where nothing says what that is to mean."""
 
 
 def is_deep(picture: Image.Image) -> bool:
