@@ -49,7 +49,7 @@ def test_a_flow_starts_at_the_standard_normal(kind: type[FlowPrior]) -> None:
 @pytest.mark.parametrize("kind", FLOWS)
 def test_a_flow_integrates_to_one_and_its_samples_follow_it(kind: type[FlowPrior]) -> None:
     p = bent(kind, 2)(None)
-    side = torch.linspace(-12, 12, 1201).double()
+    side = torch.linspace(-9, 9, 901).double()
     grid = torch.cartesian_prod(side, side)
     mass = p.log_prob(grid).exp().detach() * (side[1] - side[0]) ** 2
     assert mass.sum().item() == pytest.approx(1, abs=1e-3)
@@ -102,16 +102,16 @@ def test_a_vampprior_is_the_mixture_of_posteriors_at_its_pseudo_inputs() -> None
 def test_a_vampprior_begins_with_training_images_and_learns_with_the_encoder() -> None:
     model = vamp()
     prior: Any = model.prior
-    assert set(prior.pseudo_inputs.unique().tolist()) == {0.0, 1.0}
+    assert torch.allclose(prior.pseudo_inputs.unique(), torch.tensor([0.02, 0.98]), atol=1e-3)
     prior(None).log_prob(torch.randn(4, 2)).sum().backward()
-    assert prior.pseudo_inputs.grad.abs().sum() > 0
+    assert (prior.raw.grad != 0).all()
     assert all(parameter.grad is not None for parameter in model.encoder.parameters())
 
 
 def test_the_encoder_of_a_vampprior_is_the_models_own() -> None:
     """Once among the weights, and of a copy the copy's."""
     model, z = vamp(), torch.randn(4, 2)
-    assert set(dict(model.prior.named_parameters())) == {"logits", "pseudo_inputs"}
+    assert set(dict(model.prior.named_parameters())) == {"logits", "raw"}
     other = copy.deepcopy(model)
     before = other.prior(None).log_prob(z)
     with torch.no_grad():

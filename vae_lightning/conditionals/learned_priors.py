@@ -20,6 +20,9 @@ from vae_lightning.nets.mlp import require_widths
 if TYPE_CHECKING:
     from zuko.lazy import LazyTransform
 
+EDGE = 0.02
+"""How far from 0 and from 1 pseudo-inputs begin."""
+
 
 class VampPrior(Conditional):
     """p(z) = sum_k w_k q(z | u_k), a mixture of the model's own posteriors at K pseudo-inputs u_k, which are learned
@@ -38,7 +41,7 @@ class VampPrior(Conditional):
             raise ValueError(f"VampPrior.components: expected at least 1, got {components}.")
         self.levels = spec.levels
         self.logits = nn.Parameter(torch.zeros(components))
-        self.pseudo_inputs = nn.Parameter(torch.rand(components, *spec.image_shape))
+        self.raw = nn.Parameter(torch.randn(components, *spec.image_shape))
         self._encoder: tuple[Conditional, ...] = ()
 
     def attach(self, encoder: Conditional) -> None:
@@ -52,14 +55,20 @@ class VampPrior(Conditional):
 
     @torch.no_grad()
     def init_from_data(self, image: Tensor) -> None:
-        """Begins with images of the training set, evenly over it, (N, C, H, W), integers."""
-        rows = torch.linspace(0, len(image) - 1, len(self.pseudo_inputs)).round().long()
-        self.pseudo_inputs.copy_(image[rows].to(self.pseudo_inputs) / (self.levels - 1))
+        """Begins with images of the training set, evenly over it, (N, C, H, W), integers, a little less black and less
+        white, so that every value can be learned."""
+        rows = torch.linspace(0, len(image) - 1, len(self.raw)).round().long()
+        self.raw.copy_(torch.logit(image[rows].to(self.raw) / (self.levels - 1), EDGE))
+
+    @property
+    def pseudo_inputs(self) -> Tensor:
+        """u, within [0, 1], (K, C, H, W)."""
+        return torch.sigmoid(self.raw)
 
     def forward(self, context: Tensor | Mapping[str, Tensor] | None = None) -> Distribution:
         if not self._encoder:
             raise ValueError("VampPrior: expected the encoder of its model by `attach`, got none.")
-        posterior = self._encoder[0](self.pseudo_inputs.clamp(0, 1))
+        posterior = self._encoder[0](self.pseudo_inputs)
         return MixtureSameFamily(Categorical(logits=self.logits, validate_args=False), posterior, validate_args=False)
 
 
