@@ -18,6 +18,12 @@ from vae_lightning.conditionals.gaussian import (
     GaussianPixelScaleLikelihood,
 )
 from vae_lightning.conditionals.labelled import LabelledEncoder, LabelledGaussian, LabelledLikelihood
+from vae_lightning.conditionals.learned_priors import (
+    FlowPrior,
+    MaskedAutoregressivePrior,
+    SplineFlowPrior,
+    VampPrior,
+)
 from vae_lightning.conditionals.likelihood import Likelihood, LikelihoodFactory
 from vae_lightning.conditionals.posterior import Corrupted, EncoderFactory, GaussianPosterior, PointMass
 from vae_lightning.conditionals.principal import PrincipalLogisticLikelihood, PrincipalPosterior
@@ -35,6 +41,7 @@ __all__ = [
     "DiscretizedLogisticMixtureLikelihood",
     "EncoderFactory",
     "FlowPosterior",
+    "FlowPrior",
     "GaussianLearnedScaleLikelihood",
     "GaussianLikelihood",
     "GaussianMixture",
@@ -48,6 +55,7 @@ __all__ = [
     "Likelihood",
     "LikelihoodFactory",
     "LinkedLogisticLikelihood",
+    "MaskedAutoregressivePrior",
     "PointMass",
     "PrincipalLogisticLikelihood",
     "PrincipalPosterior",
@@ -55,5 +63,7 @@ __all__ = [
     "SiteDensity",
     "SiteFactory",
     "SplineFlowPosterior",
+    "SplineFlowPrior",
     "StandardNormal",
+    "VampPrior",
 ]

@@ -37,6 +37,39 @@ def zuko() -> Any:
     return zuko
 
 
+def spline_coupling(size: int, index: int, hidden: Sequence[int], bins: int, context: int = 0) -> LazyTransform:
+    """The map of this index over `size` numbers, told `context` others: half of them are bent by splines that hang on
+    the other half, halves and every other in turns, so that four let each meet each other."""
+    number = torch.arange(size)
+    order = number if index % 4 < 2 else number // 2 + number % 2 * ((size + 1) // 2)  # halves, then every other
+    return zuko().flows.autoregressive.MaskedAutoregressiveTransform(
+        size,
+        context,
+        passes=2,
+        order=order if index % 2 == 0 else size - 1 - order,
+        univariate=partial(zuko().transforms.MonotonicRQSTransform, slope=1e-3),
+        shapes=((bins,), (bins,), (bins - 1,)),
+        hidden_features=hidden,
+    )
+
+
+def autoregressive_map(size: int, index: int, hidden: Sequence[int], context: int = 0) -> LazyTransform:
+    """The map of this index over `size` numbers, told `context` others: each is shifted and scaled by what those before
+    it say, in turns from the first and from the last."""
+    order = torch.arange(size)
+    return zuko().flows.autoregressive.MaskedAutoregressiveTransform(
+        size, context, order=order if index % 2 == 0 else order.flip(0), hidden_features=hidden
+    )
+
+
+def as_identity(transform: LazyTransform) -> LazyTransform:
+    """The map with the last layer of its net at 0, or, of one number that is told nothing, its parameters."""
+    net = dict(transform.named_children()).get("hyper")
+    for parameter in (transform if net is None else list(net)[-1]).parameters():
+        nn.init.zeros_(parameter)
+    return transform
+
+
 class FlowPosterior(Conditional):
     """q(z|x): z = mu(x) + sigma(x) f(eps; x) with eps ~ N(0, I) and an invertible f, by one-sample estimates wherever a
     Gaussian has a closed form. Starts with f the identity and sigma = 1, near the prior, as GaussianPosterior does.
@@ -68,10 +101,7 @@ class FlowPosterior(Conditional):
         for parameter in self.log_scale.parameters():
             nn.init.zeros_(parameter)
         self.context = nn.Sequential(nn.Flatten(-len(features)), nn.Linear(math.prod(features), CONTEXT))
-        made = [self.transform(size, i, hidden) for i in range(transforms)]
-        for transform in made:
-            for parameter in list(transform.hyper)[-1].parameters():
-                nn.init.zeros_(parameter)
+        made = [as_identity(self.transform(size, i, hidden)) for i in range(transforms)]
         self.flow = zuko().lazy.LazyComposedTransform(*made)
 
     @abstractmethod
@@ -107,17 +137,7 @@ class SplineFlowPosterior(FlowPosterior):
         super().__init__(spec, latent_shape, net, transforms, hidden)
 
     def transform(self, size: int, index: int, hidden: Sequence[int]) -> LazyTransform:
-        number = torch.arange(size)
-        order = number if index % 4 < 2 else number // 2 + number % 2 * ((size + 1) // 2)  # halves, then every other
-        return zuko().flows.autoregressive.MaskedAutoregressiveTransform(
-            size,
-            CONTEXT,
-            passes=2,
-            order=order if index % 2 == 0 else size - 1 - order,
-            univariate=partial(zuko().transforms.MonotonicRQSTransform, slope=1e-3),
-            shapes=((self.bins,), (self.bins,), (self.bins - 1,)),
-            hidden_features=hidden,
-        )
+        return spline_coupling(size, index, hidden, self.bins, CONTEXT)
 
 
 class InverseAutoregressivePosterior(FlowPosterior):
@@ -126,7 +146,4 @@ class InverseAutoregressivePosterior(FlowPosterior):
     training needs, take one pass; the density of any other value takes d, one after the other."""
 
     def transform(self, size: int, index: int, hidden: Sequence[int]) -> LazyTransform:
-        order = torch.arange(size)
-        return zuko().flows.autoregressive.MaskedAutoregressiveTransform(
-            size, CONTEXT, order=order if index % 2 == 0 else order.flip(0), hidden_features=hidden
-        )
+        return autoregressive_map(size, index, hidden, CONTEXT)

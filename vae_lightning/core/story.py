@@ -47,6 +47,11 @@ class Conditional(nn.Module, ABC):
         default."""
         return
 
+    def attach(self, encoder: Conditional) -> None:
+        """Takes the encoder of the model that this is the prior of, once both are built; see `VampPrior`. Does nothing
+        by default."""
+        return
+
     def init_from_data(self, image: Tensor) -> None:
         """Sets what is better set from training images (N, C, H, W), integers, than at random. Does nothing by
         default."""

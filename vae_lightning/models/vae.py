@@ -44,6 +44,7 @@ class VAE(LatentModel):
         self.encoder = encoder(spec, latent_shape)
         self.prior = prior(latent_shape, spec)
         self.likelihood = likelihood(latent_shape, spec)
+        self.prior.attach(self.encoder)
 
     def rescale(self, image: Tensor) -> Tensor:
         """Integers 0..levels-1 to [0, 1]: the encoder's door."""

@@ -1,0 +1,149 @@
+"""p(z) that follow the aggregate posterior: by the encoder's own view of pseudo-inputs, and by normalising flows."""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Categorical, Distribution, MixtureSameFamily
+
+from vae_lightning.conditionals.flow import as_identity, autoregressive_map, spline_coupling, zuko
+from vae_lightning.core import Conditional, Shape, Spec
+from vae_lightning.distributions import Flow
+from vae_lightning.nets import bounded_log_scale
+from vae_lightning.nets.mlp import require_widths
+
+if TYPE_CHECKING:
+    from zuko.lazy import LazyTransform
+
+EDGE = 0.02
+"""How far from 0 and from 1 pseudo-inputs begin."""
+
+
+class VampPrior(Conditional):
+    """p(z) = sum_k w_k q(z | u_k), a mixture of the model's own posteriors at K pseudo-inputs u_k, which are learned
+    with the model as the weights w_k are (Tomczak & Welling 2018, eq. 11; there with w_k = 1 / K). The rate is the
+    one-sample estimate log q(z|x) - log p(z).
+
+    Args:
+        latent_shape: not used; every prior takes it.
+        spec: of the images.
+        components: K.
+    """
+
+    def __init__(self, latent_shape: Shape, spec: Spec, components: int = 500) -> None:
+        super().__init__()
+        if components < 1:
+            raise ValueError(f"VampPrior.components: expected at least 1, got {components}.")
+        self.levels = spec.levels
+        self.logits = nn.Parameter(torch.zeros(components))
+        self.raw = nn.Parameter(torch.randn(components, *spec.image_shape))
+        self._encoder: tuple[Conditional, ...] = ()
+
+    def attach(self, encoder: Conditional) -> None:
+        """Takes the encoder, whose weights stay the model's: it is no part of the prior's state."""
+        if encoder.needs:
+            raise ValueError(
+                f"VampPrior: expected an encoder of images alone, got {type(encoder).__name__}, which needs a "
+                f"{encoder.needs[0]} of each, which pseudo-inputs have not: choose another prior."
+            )
+        self._encoder = (encoder,)
+
+    @torch.no_grad()
+    def init_from_data(self, image: Tensor) -> None:
+        """Begins with images of the training set, evenly over it, (N, C, H, W), integers, a little less black and less
+        white, so that every value can be learned."""
+        rows = torch.linspace(0, len(image) - 1, len(self.raw)).round().long()
+        self.raw.copy_(torch.logit(image[rows].to(self.raw) / (self.levels - 1), EDGE))
+
+    @property
+    def pseudo_inputs(self) -> Tensor:
+        """u, within [0, 1], (K, C, H, W)."""
+        return torch.sigmoid(self.raw)
+
+    def forward(self, context: Tensor | Mapping[str, Tensor] | None = None) -> Distribution:
+        if not self._encoder:
+            raise ValueError("VampPrior: expected the encoder of its model by `attach`, got none.")
+        posterior = self._encoder[0](self.pseudo_inputs)
+        return MixtureSameFamily(Categorical(logits=self.logits, validate_args=False), posterior, validate_args=False)
+
+
+class FlowPrior(Conditional):
+    """p(z): z = loc + scale f(eps) with eps ~ N(0, I), an invertible f, and all of it learned with the model. Starts at
+    N(0, I).
+
+    Args:
+        latent_shape: (d,).
+        spec: not used; every prior takes it.
+        transforms: how many maps f is made of.
+        hidden: widths of each map's own net.
+    """
+
+    def __init__(
+        self,
+        latent_shape: Shape,
+        spec: Spec | None = None,
+        transforms: int = 4,
+        hidden: list[int] = [128, 128],  # noqa: B006 (never changed; jsonargparse shows it as the default)
+    ) -> None:
+        super().__init__()
+        name = type(self).__name__
+        if transforms < 1:
+            raise ValueError(f"{name}.transforms: expected at least 1, got {transforms}.")
+        require_widths(f"{name}.hidden", list(hidden), at_least=1)
+        size = math.prod(latent_shape)
+        self.loc, self.log_scale = nn.Parameter(torch.zeros(size)), nn.Parameter(torch.zeros(size))
+        made = [as_identity(self.transform(size, i, hidden)) for i in range(transforms)]
+        self.flow = zuko().lazy.LazyComposedTransform(*made)
+
+    @abstractmethod
+    def transform(self, size: int, index: int, hidden: Sequence[int]) -> LazyTransform:
+        """The map of this index over `size` latents, from noise towards z or, of `is_inverse`, back: the identity where
+        its net says 0."""
+
+    is_inverse = False
+
+    def forward(self, context: Tensor | Mapping[str, Tensor] | None = None) -> Distribution:
+        flow = self.flow()
+        return Flow(flow.inv if self.is_inverse else flow, self.loc, bounded_log_scale(self.log_scale).exp())
+
+
+class SplineFlowPrior(FlowPrior):
+    """f of couplings, each of which bends half of the latents by monotonic rational-quadratic splines over [-5, 5] that
+    hang on the other half (Durkan et al. 2019). Samples and densities are equally fast.
+
+    Args:
+        bins: pieces of a spline; the others: see `FlowPrior`.
+    """
+
+    def __init__(
+        self,
+        latent_shape: Shape,
+        spec: Spec | None = None,
+        transforms: int = 4,
+        hidden: list[int] = [128, 128],  # noqa: B006 (never changed; jsonargparse shows it as the default)
+        bins: int = 8,
+    ) -> None:
+        if bins < 2:
+            raise ValueError(f"SplineFlowPrior.bins: expected at least 2, got {bins}.")
+        self.bins = bins
+        super().__init__(latent_shape, spec, transforms, hidden)
+
+    def transform(self, size: int, index: int, hidden: Sequence[int]) -> LazyTransform:
+        return spline_coupling(size, index, hidden, self.bins)
+
+
+class MaskedAutoregressivePrior(FlowPrior):
+    """f^-1 of masked autoregressive maps, each of which says of every latent, by those before it, where it is centred
+    and how wide it spreads (Papamakarios et al. 2017; one map is the MADE of Germain et al. 2015 with Gaussians), in
+    turns from the first and from the last. The density, all that training needs, takes one pass; a sample takes d, one
+    after the other."""
+
+    is_inverse = True
+
+    def transform(self, size: int, index: int, hidden: Sequence[int]) -> LazyTransform:
+        return autoregressive_map(size, index, hidden)
