@@ -109,6 +109,13 @@ def test_the_posterior_begins_at_that_of_the_linear_model() -> None:
     assert torch.allclose(q.mean, start.gain() * start.code(images / 255 - start.mean), atol=1e-4)
 
 
+def test_the_start_looks_at_images_of_every_class(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where there are too many for all, and they lie in the order of their classes."""
+    monkeypatch.setattr("vae_lightning.conditionals.principal_start.MOST_VALUES", 50 * 64)
+    images = torch.cat([torch.full((200, 1, 8, 8), level) for level in (0.0, 100.0, 200.0)])
+    assert fitted(images, 8).mean.mean().item() == pytest.approx(100 / 255, abs=0.02)
+
+
 def test_whole_images_have_components_where_held_out_images_are_told_better_by_them() -> None:
     """Images that are mixtures of a few, and images of which no part knows another."""
     few = torch.rand(400, 6) @ torch.rand(6, 16 * 16) * 60

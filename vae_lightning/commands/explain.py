@@ -145,10 +145,7 @@ def explain(error: Exception, kinds: Mapping[str, Any]) -> str:
     if sentence := of_another_type(text, where):
         return sentence
     if found := re.search(r"Expected a dot import path string: ([^\s.]+)", text):
-        name, fitting = (
-            found[1],
-            {name: it for name, it in _fitting(where.rpartition(".")[2]).items() if name[0].isupper()},
-        )
+        name, fitting = found[1], [it for it in _fitting(where.rpartition(".")[2]) if it[0].isupper()]
         if other := _of_another_kind(where, name, kinds):
             return f"{where}: expected a class that belongs there, got {name}, which is {other}."
         near = _near(name, [*fitting, *kinds])

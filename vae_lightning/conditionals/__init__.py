@@ -26,7 +26,7 @@ from vae_lightning.conditionals.learned_priors import (
 )
 from vae_lightning.conditionals.likelihood import Likelihood, LikelihoodFactory
 from vae_lightning.conditionals.posterior import Corrupted, EncoderFactory, GaussianPosterior, PointMass
-from vae_lightning.conditionals.principal import PrincipalLogisticLikelihood, PrincipalPosterior
+from vae_lightning.conditionals.principal import PrincipalLogisticLikelihood, PrincipalPosterior, begins_as_pca
 from vae_lightning.conditionals.priors import GaussianMixture, PriorFactory, StandardNormal
 
 __all__ = [
@@ -66,4 +66,5 @@ __all__ = [
     "SplineFlowPrior",
     "StandardNormal",
     "VampPrior",
+    "begins_as_pca",
 ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -62,12 +62,27 @@ def autoregressive_map(size: int, index: int, hidden: Sequence[int], context: in
     )
 
 
-def as_identity(transform: LazyTransform) -> LazyTransform:
-    """The map with the last layer of its net at 0, or, of one number that is told nothing, its parameters."""
-    net = dict(transform.named_children()).get("hyper")
-    for parameter in (transform if net is None else list(net)[-1]).parameters():
-        nn.init.zeros_(parameter)
-    return transform
+def composed(
+    owner: str, transforms: int, hidden: Sequence[int], transform: Callable[[int], LazyTransform]
+) -> LazyTransform:
+    """Maps one after another, each the identity at first: the last layer of its net is 0 or, of one number that is told
+    nothing, its parameters are.
+
+    Args:
+        owner: whose settings the next two are, for errors.
+        transforms: how many maps.
+        hidden: widths of each map's net.
+        transform: the map of an index.
+    """
+    if transforms < 1:
+        raise ValueError(f"{owner}.transforms: expected at least 1, got {transforms}.")
+    require_widths(f"{owner}.hidden", list(hidden), at_least=1)
+    made = [transform(index) for index in range(transforms)]
+    for one in made:
+        net = dict(one.named_children()).get("hyper")
+        for parameter in (one if net is None else list(net)[-1]).parameters():
+            nn.init.zeros_(parameter)
+    return zuko().lazy.LazyComposedTransform(*made)
 
 
 class FlowPosterior(Conditional):
@@ -91,18 +106,14 @@ class FlowPosterior(Conditional):
         hidden: list[int] = [64, 64],  # noqa: B006 (never changed; jsonargparse shows it as the default)
     ) -> None:
         super().__init__()
-        name = type(self).__name__
-        if transforms < 1:
-            raise ValueError(f"{name}.transforms: expected at least 1, got {transforms}.")
-        require_widths(f"{name}.hidden", list(hidden), at_least=1)
         self.net = net(spec.image_shape, spec.image_shape)
         features, size = self.net.out_shape, math.prod(latent_shape)
         self.mu, self.log_scale = latent_head(features, size), latent_head(features, size)
         for parameter in self.log_scale.parameters():
             nn.init.zeros_(parameter)
         self.context = nn.Sequential(nn.Flatten(-len(features)), nn.Linear(math.prod(features), CONTEXT))
-        made = [as_identity(self.transform(size, i, hidden)) for i in range(transforms)]
-        self.flow = zuko().lazy.LazyComposedTransform(*made)
+        name = type(self).__name__
+        self.flow = composed(name, transforms, hidden, lambda index: self.transform(size, index, hidden))
 
     @abstractmethod
     def transform(self, size: int, index: int, hidden: Sequence[int]) -> LazyTransform:

@@ -11,11 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Categorical, Distribution, MixtureSameFamily
 
-from vae_lightning.conditionals.flow import as_identity, autoregressive_map, spline_coupling, zuko
+from vae_lightning.conditionals.flow import autoregressive_map, composed, spline_coupling
 from vae_lightning.core import Conditional, Shape, Spec
 from vae_lightning.distributions import Flow
 from vae_lightning.nets import bounded_log_scale
-from vae_lightning.nets.mlp import require_widths
 
 if TYPE_CHECKING:
     from zuko.lazy import LazyTransform
@@ -91,14 +90,9 @@ class FlowPrior(Conditional):
         hidden: list[int] = [128, 128],  # noqa: B006 (never changed; jsonargparse shows it as the default)
     ) -> None:
         super().__init__()
-        name = type(self).__name__
-        if transforms < 1:
-            raise ValueError(f"{name}.transforms: expected at least 1, got {transforms}.")
-        require_widths(f"{name}.hidden", list(hidden), at_least=1)
-        size = math.prod(latent_shape)
+        name, size = type(self).__name__, math.prod(latent_shape)
         self.loc, self.log_scale = nn.Parameter(torch.zeros(size)), nn.Parameter(torch.zeros(size))
-        made = [as_identity(self.transform(size, i, hidden)) for i in range(transforms)]
-        self.flow = zuko().lazy.LazyComposedTransform(*made)
+        self.flow = composed(name, transforms, hidden, lambda index: self.transform(size, index, hidden))
 
     @abstractmethod
     def transform(self, size: int, index: int, hidden: Sequence[int]) -> LazyTransform:

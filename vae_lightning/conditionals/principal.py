@@ -69,6 +69,11 @@ class PrincipalPosterior(Conditional):
         return Independent(Normal(mu, precision.rsqrt(), validate_args=False), 1, validate_args=False)
 
 
+def begins_as_pca(model: nn.Module) -> bool:
+    """Whether a model has a `PrincipalPosterior`, and so as many latents as there could be."""
+    return any(isinstance(part, PrincipalPosterior) for part in model.modules())
+
+
 class PrincipalLogisticLikelihood(Likelihood):
     """`LinkedLogisticLikelihood` about y = W z + m and what a net that looks at this image adds, with W and m those of
     probabilistic PCA, and scales and links at first those of what PCA leaves at each value. Goes with

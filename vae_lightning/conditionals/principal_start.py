@@ -106,14 +106,15 @@ class PrincipalStart(nn.Module):
     def fit(self, image: Tensor) -> None:
         """Finds it all from images (N, C, H, W), integers. Components of whole images are used where held-out images
         are told better with them. The same images give the same numbers."""
-        x = image[: max(2, MOST_VALUES // image[0].numel())].float().to(self.mean.device) / (self.levels - 1)
+        most = max(2, MOST_VALUES // image[0].numel())
+        x = image[:: math.ceil(len(image) / most)].float().to(self.mean.device) / (self.levels - 1)  # of all classes
         self.mean.copy_(x.mean(0))
         x = x - self.mean
         held_out = torch.arange(len(x), device=x.device) % HELD_OUT == HELD_OUT - 1
         some, told = (x[~held_out], x[held_out]) if held_out.sum() > 1 else (x, x)
-        most = min(len(self.whole), len(x) // IMAGES)
+        count = min(len(self.whole), len(x) // IMAGES)
         with seeded(0, x.device):
-            found = {count: self._fit(some, told, count) for count in sorted({most, 0})}
+            found = {each: self._fit(some, told, each) for each in sorted({count, 0})}
             best = min(found, key=found.__getitem__)
             self._fit(some, told, best)
             if len(told) < len(x):

@@ -138,6 +138,7 @@ def reader(spec: Spec, data: ImageData, asked: ImageFolder | None = None) -> Ima
     while source is not None and not isinstance(source, ImageFolder):
         source = getattr(source, "folder", None) or getattr(source, "source", None)
     channels, height, width = spec.image_shape
+    # Channels that were never said nor found are the model's: to find them would take the training folder.
     read = channels if source is None else vars(source).get("channels", channels)
     if source is not None and (asked is not None or read == channels):
         folder = copy.copy(source)

@@ -11,7 +11,7 @@ import math
 import torch
 from torch import Tensor
 
-from vae_lightning.conditionals import PrincipalPosterior
+from vae_lightning.conditionals import begins_as_pca
 from vae_lightning.measure.appearance import copies, in_inception, samples, sharpness
 from vae_lightning.measure.context import ModelAndData, percent
 from vae_lightning.measure.labelled import by_class, classifier
@@ -102,8 +102,7 @@ def information(tested: ModelAndData) -> Section:
         return section
     of_each = torch.stack(each).sum(0).cpu() / known.images
     setting = "" if several else "--model.latent_model.latent_size"
-    spare = any(isinstance(part, PrincipalPosterior) for part in model.modules())
-    section.notes.append(diagnose(of_each, active, matched[0], shuffled[0], setting, spare))
+    section.notes.append(diagnose(of_each, active, matched[0], shuffled[0], setting, begins_as_pca(model)))
     return section
 
 

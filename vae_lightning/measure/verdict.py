@@ -12,7 +12,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Timer
 
 from vae_lightning.checkpoint import read_checkpoint
-from vae_lightning.conditionals import PrincipalPosterior
+from vae_lightning.conditionals import begins_as_pca
 from vae_lightning.core import LatentModel, PosteriorMean, image_of, seeded
 from vae_lightning.data import ImageData
 from vae_lightning.measure.context import ModelAndData
@@ -125,7 +125,7 @@ def facts_of_test(experiment: Experiment, results: Results, folder: Path, steps:
 
 def _of_history(experiment: Experiment, folder: Path, steps: int | None) -> Facts:
     validated, losses = history(folder, experiment.headline.name)
-    begun_at_pca = any(isinstance(part, PrincipalPosterior) for part in experiment.modules())
+    begun_at_pca = begins_as_pca(experiment)
     higher = experiment.headline.mode == "max"
     return Facts(str(folder), steps, validated, losses, higher=higher, begun_at_pca=begun_at_pca)
 
