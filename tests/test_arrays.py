@@ -139,6 +139,7 @@ def test_splits_of_a_file(grey: np.ndarray, tmp_path: Path, form: str) -> None:
     ("array", "said"),
     [
         (np.zeros((9, 3, 5, 3), np.uint8), "NHWC and NCHW: say which, --data.source.axes"),
+        (np.zeros((8, 8, 90), np.uint8), r"seems to be \(H, W, N\): save x.transpose\(2, 0, 1\)"),
         (np.zeros((9, 5, 5, 2), np.uint8), r"C being 1, 3 or 4, got the shape \(9, 5, 5, 2\)"),
         (np.zeros((9, 5), np.uint8), r"got the shape \(9, 5\)"),
         (np.zeros((0, 5, 5), np.uint8), r"got the shape \(0, 5, 5\)"),

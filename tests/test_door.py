@@ -117,6 +117,16 @@ def test_copies_between_splits_are_counted_and_said(capsys: pytest.CaptureFixtur
     assert capsys.readouterr().out == ""
 
 
+@pytest.mark.parametrize(("of_a_level", "said"), [(9, "take only the levels 0 to 28 of 0..255"), (7, "")])
+def test_images_in_a_corner_of_their_levels_are_said(
+    of_a_level: int, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As by a window that is far too wide."""
+    ImageData(Changed(of(lambda x: x // of_a_level)), batch_size=16).setup()
+    printed = capsys.readouterr().out
+    assert said in printed if said else not printed
+
+
 FLOATS = "tests.test_door.Floats"
 
 

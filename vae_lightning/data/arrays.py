@@ -124,6 +124,11 @@ class Arrays(ImageSource):
             return self.axes
         if not fit or 0 in shape:
             raise ValueError(f"{self.path}: expected images {expected}, got the shape {shape}: bring them to it.")
+        if len(shape) == 3 and shape[0] == shape[1] < shape[2] / 4:
+            raise ValueError(
+                f"{self.path}: expected images (N, H, W), got the shape {shape}, which seems to be (H, W, N): save "
+                "x.transpose(2, 0, 1), or say that it is as it should be by --data.source.axes NHW."
+            )
         if len(fit) > 1:
             raise ValueError(
                 f"{self.path}: expected one way to read the shape {shape}, got {' and '.join(fit)}: say which, "

@@ -33,7 +33,26 @@ def admitted(source: ImageSource, loaded: Any) -> Splits:
     for split, images in vars(loaded).items():
         if split != "val" or images is not None:
             _check(f"{name}: {NAMES[split]} images", images, tuple(shape), levels, source.classes)
+    _say_where_narrow(loaded.train, levels)
     return loaded
+
+
+def _say_where_narrow(train: Images, levels: int) -> None:
+    """A sentence where all training images lie in an eighth of the levels: details between two levels are lost."""
+    low, high = _extremes(train)
+    if low < high < low + levels / 8 - 1:
+        say(
+            f"the training images take only the levels {low} to {high} of 0..{levels - 1}: what differs by less than "
+            "a level is lost. Where a window is too wide for them, narrow it (--data.source.window, or "
+            "--data.source.percentiles [0,100]); where there are no other levels, say how many there are "
+            "(--data.source.levels)."
+        )
+
+
+def _extremes(images: Images) -> tuple[int, int]:
+    """The least and the greatest level of all images."""
+    each = torch.tensor([(int(part.min()), int(part.max())) for part in images.chunks()])
+    return int(each[:, 0].min()), int(each[:, 1].max())
 
 
 def _check(what: str, images: Any, shape: Shape, levels: int, classes: tuple[str, ...] | None) -> None:
@@ -80,8 +99,7 @@ def _check_pixels(what: str, pixels: Any, shape: Shape, levels: int) -> None:
 def _check_range(what: str, images: Images, levels: int) -> None:
     if levels == 256 or (levels == MOST_LEVELS and images.stored.dtype == torch.uint16):
         return  # its type can hold no other
-    extremes = torch.tensor([(int(part.min()), int(part.max())) for part in images.chunks()])
-    low, high = extremes[:, 0].min(), extremes[:, 1].max()
+    low, high = _extremes(images)
     if low < 0 or high > levels - 1:
         raise ValueError(
             f"{what}: expected the integers 0..{levels - 1} of {levels} levels, got values from {low} to {high}: let "
