@@ -168,3 +168,22 @@ def test_zuko_leaves_torchs_checks_as_they_were() -> None:
     zuko()
     with pytest.raises(ValueError, match="Expected parameter scale"):
         Normal(0.0, torch.tensor(-1.0))
+
+
+def test_pseudo_inputs_are_encoded_once_in_evaluation_and_anew_when_weights_change() -> None:
+    model = VAE(SPEC, GaussianPosterior, prior=partial(VampPrior, components=3), latent_size=2).eval()
+    calls: list[int] = []
+    model.encoder.register_forward_hook(lambda *_: calls.append(1))
+    z = torch.zeros(2)
+    with torch.inference_mode():
+        first = model.prior(None).log_prob(z)
+        assert torch.equal(model.prior(None).log_prob(z), first) and len(calls) == 1
+    with torch.no_grad():
+        for value in model.encoder.parameters():
+            value.add_(0.1)
+        assert not torch.equal(model.prior(None).log_prob(z), first) and len(calls) == 2
+        model.prior.raw.add_(0.1)  # type: ignore[operator]
+        model.prior(None)
+        assert len(calls) == 3
+    model.prior(None).log_prob(z).backward()
+    assert model.prior.raw.grad is not None and len(calls) == 4  # gradients reach them in evaluation mode, too

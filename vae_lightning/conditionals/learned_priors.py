@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor, nn
@@ -42,6 +42,7 @@ class VampPrior(Conditional):
         self.logits = nn.Parameter(torch.zeros(components))
         self.raw = nn.Parameter(torch.randn(components, *spec.image_shape))
         self._encoder: tuple[Conditional, ...] = ()
+        self._kept: tuple[tuple[tuple[int, int], ...], Distribution] | None = None
 
     def attach(self, encoder: Conditional) -> None:
         """Takes the encoder, whose weights stay the model's: it is no part of the prior's state."""
@@ -67,8 +68,19 @@ class VampPrior(Conditional):
     def forward(self, context: Tensor | Mapping[str, Tensor] | None = None) -> Distribution:
         if not self._encoder:
             raise ValueError("VampPrior: expected the encoder of its model by `attach`, got none.")
-        posterior = self._encoder[0](self.pseudo_inputs)
-        return MixtureSameFamily(Categorical(logits=self.logits, validate_args=False), posterior, validate_args=False)
+        weights = Categorical(logits=self.logits, validate_args=False)
+        return MixtureSameFamily(weights, self._components(), validate_args=False)
+
+    def _components(self) -> Distribution:
+        """q(z | u), batch_shape (K,). In evaluation, without gradients, it is worked out once for the same weights."""
+        encoder = self._encoder[0]
+        if self.training or torch.is_grad_enabled():
+            return cast(Distribution, encoder(self.pseudo_inputs))
+        known_by = tuple((it.data_ptr(), it._version) for it in (self.raw, *encoder.parameters(), *encoder.buffers()))
+        if self._kept is None or self._kept[0] != known_by:
+            with torch.inference_mode(False), torch.no_grad():  # tensors that any later call can use
+                self._kept = known_by, encoder(self.pseudo_inputs)
+        return self._kept[1]
 
 
 class FlowPrior(Conditional):
