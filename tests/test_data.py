@@ -399,6 +399,9 @@ def test_folders_that_are_none(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").touch()
     with pytest.raises(ValueError, match="expected images, got none"):
         loaded(ImageFolder(str(tmp_path)))
+    (tmp_path / "x.npy").touch()
+    with pytest.raises(ValueError, match=r"read the array by --data.source Arrays --data.source.path .*x.npy"):
+        loaded(ImageFolder(str(tmp_path)))
     for settings in ({"channels": 2}, {"size": (0, 3)}, {"test_fraction": 1.0}):
         with pytest.raises(ValueError, match="ImageFolder"):
             ImageFolder(str(tmp_path), **settings)

@@ -10,6 +10,9 @@ from PIL import Image
 
 from vae_lightning.data.reading.native import DICOM
 
+ARRAYS = (".npy", ".npz", ".pt", ".pth")
+"""What the source Arrays reads."""
+
 
 def name_hash(name: str) -> float:
     """A number in [0, 1) that depends on the name alone, spread evenly."""
@@ -43,7 +46,11 @@ def list_images(folder: Path) -> list[str]:
         below = "" if (relative := os.path.relpath(place, folder)) == "." else f"{Path(relative).as_posix()}/"
         names += [below + name for name in files if name.lower().endswith(known) and not name.startswith(".")]
     if not names:
-        raise ValueError(f"{folder}: expected images, got none with a suffix such as .png or .jpg in it or below it.")
+        arrays = sorted(path for path in folder.iterdir() if path.suffix.lower() in ARRAYS)
+        remedy = f"read the array by --data.source Arrays --data.source.path {arrays[0]}" if arrays else "check the path"
+        raise ValueError(
+            f"{folder}: expected images, got none with a suffix such as .png or .jpg in it or below it: {remedy}."
+        )
     return sorted(names, key=lambda name: name.split("/"))
 
 
