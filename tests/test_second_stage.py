@@ -1,4 +1,4 @@
-"""A prior fitted to the codes of a trained model, by their entropy, which no prior beats, and by the bound that it makes."""
+"""A prior fitted to the codes of a trained model: by their entropy, which no prior beats, and the bound it makes."""
 
 from __future__ import annotations
 
@@ -28,12 +28,9 @@ from tests.conftest import REPOSITORY
 from tests.test_linear_gaussian import linear_gaussian
 from vae_lightning import load_model
 from vae_lightning.conditionals import (
-    BernoulliLikelihood,
-    GaussianLikelihood,
     GaussianMixture,
     LabelledGaussian,
     MaskedAutoregressivePrior,
-    PointMass,
     SplineFlowPrior,
     StandardNormal,
     VampPrior,

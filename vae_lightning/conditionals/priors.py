@@ -18,8 +18,8 @@ SPREAD = 0.5
 """Standard deviation of the mixture's means at the start; each component is so wide that together they are near
 N(0, I)."""
 SMALLEST_SCALE, REGULAR = 1e-3, 1e-4
-"""Standard deviation of codes below which they are taken to be that wide, and in shares of it the variance that is added
-to a component's, which may hold a single draw."""
+"""Standard deviation of codes below which they are taken to be that wide, and the variance, in squared standard
+deviations, that is added to a component's, which may hold a single draw."""
 
 
 class StandardNormal(Conditional):

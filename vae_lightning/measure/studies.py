@@ -98,7 +98,9 @@ def information(tested: ModelAndData) -> Section:
     for name, parts in rates.items() if several else ():
         section.add(f"rate_{name}", f"rate of {name}", mean_error(torch.cat(parts)), NATS)
     if not known.rate_of_each:
-        section.notes.append("No rate of each latent, by which to tell collapsed ones: the prior does not factorise.")
+        section.notes.append(
+            "No rate of each latent, by which to tell collapsed ones: posterior and prior do not both factorise."
+        )
         return section
     of_each = torch.stack(each).sum(0).cpu() / known.images
     setting = "" if several else "--model.latent_model.latent_size"
