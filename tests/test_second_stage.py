@@ -38,7 +38,8 @@ from vae_lightning.conditionals import (
 from vae_lightning.core import Conditional, Delta, LatentModel, Spec
 from vae_lightning.metrics import ImageEvaluation
 from vae_lightning.models import VAE, Frozen, SecondStage
-from vae_lightning.objectives import SiteNLL
+from vae_lightning.objectives import Reconstruction, SiteNLL
+from vae_lightning.train.groups import parameter_groups
 
 EXPERIMENTS = REPOSITORY / "configs" / "experiment"
 SPEC = Spec((1, 1, 2), 2, ("a", "b"))
@@ -199,6 +200,10 @@ def test_what_does_not_fit_is_refused() -> None:
     with pytest.raises(ValueError, match="expected a run of the classes"):
         SecondStage(Spec((1, 1, 2), 2), told, LabelledGaussian)
     assert SecondStage(SPEC, told, LabelledGaussian).is_conditional
+    with pytest.raises(ValueError, match="got a model whose are frozen: choose the objective SiteNLL"):
+        Reconstruction().check(of(Points, PRIORS[0]), {"image": IMAGES})
+    with pytest.raises(ValueError, match="expected a parameter to train"):
+        parameter_groups(of(Points, StandardNormal), SiteNLL("z"))
 
 
 def short(name: str, *flags: object) -> list[object]:
