@@ -38,8 +38,9 @@ def fragments(*chosen: str) -> list[str]:
 QUICK = ("--model.evaluation.samples=2", "--model.evaluation.studies=false")
 
 
-EXPERIMENTS = [path for path in (CONFIGS / "experiment").glob("*.yaml") if not path.stem.endswith("_clip")]
-"""Those of a story; the others are in test_dual_encoder.py."""
+ELSEWHERE = ("_clip", "_second_stage")
+EXPERIMENTS = [path for path in (CONFIGS / "experiment").glob("*.yaml") if not path.stem.endswith(ELSEWHERE)]
+"""Those of a story that stand alone; the others are in test_dual_encoder.py and test_second_stage.py."""
 
 
 @pytest.mark.parametrize("path", sorted(EXPERIMENTS), ids=lambda path: path.stem)

@@ -111,10 +111,11 @@ class TrainedModel(nn.Module):
             self.require_by_class()
         if num_samples < 1:
             raise ValueError(f"num_samples: expected at least 1, got {num_samples}.")
-        if self.is_autoencoder:
+        if not self.latent_model.generates(self._blank_story):
             raise ValueError(
                 "expected a model with a prior that its codes follow, got an autoencoder (point-mass posterior), which "
-                "cannot be sampled: train a VAE (encoder GaussianPosterior, objective ELBO)."
+                "cannot be sampled: train a VAE (encoder GaussianPosterior, objective ELBO), or fit a prior to its "
+                "codes (configs/experiment/digits_autoencoder_second_stage.yaml)."
             )
         return self.latent_model.sample(self._labelled(label), num_samples)
 

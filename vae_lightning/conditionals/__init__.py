@@ -3,6 +3,7 @@
 from vae_lightning.conditionals.autoregressive import AutoregressivePrior
 from vae_lightning.conditionals.bernoulli import BernoulliLikelihood, ContinuousBernoulliLikelihood
 from vae_lightning.conditionals.conditions import Conditions, SiteDensity, SiteFactory
+from vae_lightning.conditionals.correlated import FullCovariancePosterior, LowRankPosterior
 from vae_lightning.conditionals.diffusion import Diffusion
 from vae_lightning.conditionals.discrete import (
     CategoricalLikelihood,
@@ -42,6 +43,7 @@ __all__ = [
     "EncoderFactory",
     "FlowPosterior",
     "FlowPrior",
+    "FullCovariancePosterior",
     "GaussianLearnedScaleLikelihood",
     "GaussianLikelihood",
     "GaussianMixture",
@@ -55,6 +57,7 @@ __all__ = [
     "Likelihood",
     "LikelihoodFactory",
     "LinkedLogisticLikelihood",
+    "LowRankPosterior",
     "MaskedAutoregressivePrior",
     "PointMass",
     "PrincipalLogisticLikelihood",

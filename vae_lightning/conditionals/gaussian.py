@@ -1,4 +1,5 @@
-"""Gaussian likelihoods: N(mu(z), sigma^2) for each value, with four ways to come by sigma.
+"""Gaussian likelihoods: N(mu(z), sigma^2) for each value, with four ways to come by sigma, and mu any number or within
+[0, 1].
 
 `scale` is a standard deviation in units of the full range 0..1, as textbooks write it; the density is over the integer
 image, so a fixed scale gives -log p(x|z) = squared error / (2 scale^2) + (D/2) log(2 pi scale^2 (levels-1)^2), the
@@ -15,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, Normal
 
-from vae_lightning.conditionals.likelihood import Likelihood
+from vae_lightning.conditionals.likelihood import Likelihood, mean_logit
 from vae_lightning.core import Shape, Spec
 from vae_lightning.nets import MLP, NetFactory
 
@@ -40,7 +41,32 @@ def _require_grey(name: str, levels: int) -> None:
         )
 
 
-class GaussianLikelihood(Likelihood):
+class GaussianOutput(Likelihood):
+    """What they share: where the mean lies.
+
+    Args:
+        bounded: whether mu is the logistic function of the net's output, and so within [0, 1], as pixels are; else it
+            is that output.
+    """
+
+    def __init__(
+        self, latent_shape: Shape, spec: Spec, net: NetFactory, bounded: bool = False, num_params: int = 1
+    ) -> None:
+        super().__init__(latent_shape, spec, net, num_params)
+        self.bounded = bounded
+
+    def loc(self, raw: Tensor) -> Tensor:
+        """mu, images in [0, 1], of the net's output for it."""
+        return torch.sigmoid(raw) if self.bounded else raw
+
+    def init_from_data(self, image: Tensor) -> None:
+        if self.bounded:
+            self.head.set_bias(0, mean_logit(image, self.levels))
+        else:
+            super().init_from_data(image)
+
+
+class GaussianLikelihood(GaussianOutput):
     """N(mu(z), scale^2) with a fixed scale: the squared error of the textbook.
 
     Args:
@@ -48,25 +74,35 @@ class GaussianLikelihood(Likelihood):
         spec: of the images.
         net: from the latent to features.
         scale: standard deviation, images in [0, 1].
+        bounded: whether mu is kept within [0, 1] by the logistic function, as pixels are.
     """
 
-    def __init__(self, latent_shape: Shape, spec: Spec, net: NetFactory = MLP, scale: float = 0.1) -> None:
+    def __init__(
+        self, latent_shape: Shape, spec: Spec, net: NetFactory = MLP, scale: float = 0.1, bounded: bool = False
+    ) -> None:
         if scale <= 0:
             raise ValueError(f"GaussianLikelihood.scale: expected a standard deviation > 0, got {scale}.")
-        super().__init__(latent_shape, spec, net)
+        super().__init__(latent_shape, spec, net, bounded)
         self.scale = scale
 
     def forward(self, context: Tensor) -> Distribution:
-        loc = self.params(context).squeeze(-4)
+        loc = self.loc(self.params(context).squeeze(-4))
         return _normal(loc, loc.new_full((), self.scale), self.levels)
 
 
-class GaussianLearnedScaleLikelihood(Likelihood):
-    """N(mu(z), sigma^2) with one sigma for all values, learned by gradient (the probabilistic-PCA noise)."""
+class GaussianLearnedScaleLikelihood(GaussianOutput):
+    """N(mu(z), sigma^2) with one sigma for all values, learned by gradient (the probabilistic-PCA noise).
 
-    def __init__(self, latent_shape: Shape, spec: Spec, net: NetFactory = MLP) -> None:
+    Args:
+        latent_shape: (d,).
+        spec: of the images.
+        net: from the latent to features.
+        bounded: whether mu is kept within [0, 1] by the logistic function, as pixels are.
+    """
+
+    def __init__(self, latent_shape: Shape, spec: Spec, net: NetFactory = MLP, bounded: bool = False) -> None:
         _require_grey("GaussianLearnedScaleLikelihood", spec.levels)
-        super().__init__(latent_shape, spec, net)
+        super().__init__(latent_shape, spec, net, bounded)
         self.raw_scale = nn.Parameter(torch.tensor(-1.0))
 
     @property
@@ -74,19 +110,26 @@ class GaussianLearnedScaleLikelihood(Likelihood):
         return quantisation_scale(self.levels) + F.softplus(self.raw_scale)
 
     def forward(self, context: Tensor) -> Distribution:
-        return _normal(self.params(context).squeeze(-4), self.scale, self.levels)
+        return _normal(self.loc(self.params(context).squeeze(-4)), self.scale, self.levels)
 
 
-class GaussianPixelScaleLikelihood(Likelihood):
-    """N(mu(z), sigma(z)^2) with a sigma of its own for each value of each image (heteroscedastic)."""
+class GaussianPixelScaleLikelihood(GaussianOutput):
+    """N(mu(z), sigma(z)^2) with a sigma of its own for each value of each image (heteroscedastic).
 
-    def __init__(self, latent_shape: Shape, spec: Spec, net: NetFactory = MLP) -> None:
+    Args:
+        latent_shape: (d,).
+        spec: of the images.
+        net: from the latent to features.
+        bounded: whether mu is kept within [0, 1] by the logistic function, as pixels are.
+    """
+
+    def __init__(self, latent_shape: Shape, spec: Spec, net: NetFactory = MLP, bounded: bool = False) -> None:
         _require_grey("GaussianPixelScaleLikelihood", spec.levels)
-        super().__init__(latent_shape, spec, net, num_params=2)
+        super().__init__(latent_shape, spec, net, bounded, num_params=2)
 
     def forward(self, context: Tensor) -> Distribution:
         loc, raw = self.params(context).unbind(-4)
-        return _normal(loc, quantisation_scale(self.levels) + F.softplus(raw - 1), self.levels)
+        return _normal(self.loc(loc), quantisation_scale(self.levels) + F.softplus(raw - 1), self.levels)
 
 
 class OptimalScaleNormal(Independent):
@@ -108,7 +151,7 @@ class OptimalScaleNormal(Independent):
         return {"mean_square": self._mean_square(value).detach()}
 
 
-class GaussianOptimalScaleLikelihood(Likelihood):
+class GaussianOptimalScaleLikelihood(GaussianOutput):
     """N(mu(z), sigma^2) with sigma at its analytic optimum, sigma^2 = mean squared error (Rybkin et al. 2021, eq. 6).
 
     In training the optimum is that of the batch; evaluation uses the running mean of the training batches', as batch
@@ -120,14 +163,17 @@ class GaussianOptimalScaleLikelihood(Likelihood):
         spec: of the images.
         net: from the latent to features.
         momentum: weight of each new batch in the running mean.
+        bounded: whether mu is kept within [0, 1] by the logistic function, as pixels are.
     """
 
     mean_square: Tensor
     batches: Tensor
 
-    def __init__(self, latent_shape: Shape, spec: Spec, net: NetFactory = MLP, momentum: float = 0.01) -> None:
+    def __init__(
+        self, latent_shape: Shape, spec: Spec, net: NetFactory = MLP, momentum: float = 0.01, bounded: bool = False
+    ) -> None:
         _require_grey("GaussianOptimalScaleLikelihood", spec.levels)
-        super().__init__(latent_shape, spec, net)
+        super().__init__(latent_shape, spec, net, bounded)
         self.momentum = momentum
         self.register_buffer("mean_square", torch.tensor(float((spec.levels - 1) ** 2)))  # in squared spec.levels
         self.register_buffer("batches", torch.tensor(0))
@@ -145,7 +191,7 @@ class GaussianOptimalScaleLikelihood(Likelihood):
         return self.mean_square.sqrt() / (self.levels - 1)
 
     def forward(self, context: Tensor) -> Distribution:
-        loc = self.params(context).squeeze(-4)
+        loc = self.loc(self.params(context).squeeze(-4))
         if self.training:
             loc = loc * (self.levels - 1)
             return OptimalScaleNormal(Normal(loc, torch.ones_like(loc), validate_args=False), 3, validate_args=False)

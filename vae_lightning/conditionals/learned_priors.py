@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from torch.distributions import Categorical, Distribution, MixtureSameFamily
 
 from vae_lightning.conditionals.flow import autoregressive_map, composed, spline_coupling
-from vae_lightning.core import Conditional, Shape, Spec
+from vae_lightning.core import Conditional, Shape, Spec, has_rate
 from vae_lightning.distributions import Flow
-from vae_lightning.nets import bounded_log_scale
+from vae_lightning.nets import bounded_log_scale, raw_log_scale
 
 if TYPE_CHECKING:
     from zuko.lazy import LazyTransform
@@ -68,8 +68,13 @@ class VampPrior(Conditional):
     def forward(self, context: Tensor | Mapping[str, Tensor] | None = None) -> Distribution:
         if not self._encoder:
             raise ValueError("VampPrior: expected the encoder of its model by `attach`, got none.")
-        weights = Categorical(logits=self.logits, validate_args=False)
-        return MixtureSameFamily(weights, self._components(), validate_args=False)
+        posterior = self._components()
+        if not has_rate(posterior):
+            raise ValueError(
+                "VampPrior: expected an encoder whose posteriors have a density, of which it is a mixture, got one of "
+                "point masses (an autoencoder's): choose another prior, such as GaussianMixture or SplineFlowPrior."
+            )
+        return MixtureSameFamily(Categorical(logits=self.logits, validate_args=False), posterior, validate_args=False)
 
     def _components(self) -> Distribution:
         """q(z | u), batch_shape (K,). In evaluation, without gradients, it is worked out once for the same weights."""
@@ -112,6 +117,13 @@ class FlowPrior(Conditional):
         its net says 0."""
 
     is_inverse = False
+
+    @torch.no_grad()
+    def init_from_codes(self, z: Tensor) -> None:
+        """Begins at the independent Gaussians with the draws' means and variances, (N, *event)."""
+        flat = z.flatten(1)
+        self.loc.copy_(flat.mean(0))
+        self.log_scale.copy_(raw_log_scale(flat.std(0, correction=0)))
 
     def forward(self, context: Tensor | Mapping[str, Tensor] | None = None) -> Distribution:
         flow = self.flow()

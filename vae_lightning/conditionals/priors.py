@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Mapping
 
 import torch
@@ -10,12 +11,15 @@ from torch import Tensor, nn
 from torch.distributions import Categorical, Distribution, Independent, MixtureSameFamily, Normal
 
 from vae_lightning.core import Conditional, Shape, Spec
-from vae_lightning.nets import bounded_log_scale
+from vae_lightning.nets import bounded_log_scale, raw_log_scale
 
 PriorFactory = Callable[[Shape, Spec], Conditional]
 SPREAD = 0.5
 """Standard deviation of the mixture's means at the start; each component is so wide that together they are near
 N(0, I)."""
+SMALLEST_SCALE, REGULAR = 1e-3, 1e-4
+"""Standard deviation of codes below which they are taken to be that wide, and the variance, in squared standard
+deviations, that is added to a component's, which may hold a single draw."""
 
 
 class StandardNormal(Conditional):
@@ -59,6 +63,25 @@ class GaussianMixture(Conditional):
         self.mean = nn.Parameter(SPREAD * torch.randn(shape) if components > 1 else torch.zeros(shape))
         scale = math.sqrt(1 - SPREAD**2) if components > 1 else 1.0
         self.log_scale = nn.Parameter(torch.full(shape, math.log(scale)))
+
+    @torch.no_grad()
+    def init_from_codes(self, z: Tensor) -> None:
+        """Begins at scikit-learn's fit to the draws (N, *event), by expectation maximisation from k-means, since
+        gradients move means slowly whose scale is far from 1. Of fewer draws than components, these share their
+        weight."""
+        from sklearn.exceptions import ConvergenceWarning
+        from sklearn.mixture import GaussianMixture as Fit
+
+        flat, number = z.flatten(1).double().cpu(), torch.arange(len(self.logits)) % len(z)
+        mean, scale = flat.mean(0), flat.std(0, correction=0).clamp_min(SMALLEST_SCALE)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)  # gradients go on from there
+            fit = Fit(int(number.max()) + 1, covariance_type="diag", reg_covar=REGULAR, max_iter=50, random_state=0)
+            fit.fit(((flat - mean) / scale).numpy())
+        weights, means, variances = (torch.from_numpy(it) for it in (fit.weights_, fit.means_, fit.covariances_))
+        self.logits.copy_((weights / number.bincount()).log()[number])
+        self.mean.copy_((mean + scale * means)[number].view_as(self.mean))
+        self.log_scale.copy_(raw_log_scale(scale * variances.sqrt())[number].view_as(self.log_scale))
 
     def forward(self, context: Tensor | Mapping[str, Tensor] | None = None) -> Distribution:
         normal = Normal(self.mean, bounded_log_scale(self.log_scale).exp(), validate_args=False)

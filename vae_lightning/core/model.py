@@ -65,6 +65,11 @@ class LatentModel(Model):
         """Whether its density is p(x|y); labels that an encoder alone is told leave it p(x)."""
         return bool(self.needs)
 
+    def generates(self, trace: Trace) -> bool:
+        """Whether draws from its priors make images, told a trace of it. By default wherever there is a rate, which
+        holds codes and prior together; an autoencoder's codes follow no prior, unless one was fitted to them."""
+        return trace.has_rate
+
     def forward(self, draw: Draw, given: Batch) -> Distribution:
         """Tells the story once: p(x|z), over integer images, with batch_shape S."""
         return self.about(given)(draw)

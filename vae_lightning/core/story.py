@@ -57,6 +57,11 @@ class Conditional(nn.Module, ABC):
         default."""
         return
 
+    def init_from_codes(self, z: Tensor) -> None:
+        """Sets what is better set from posterior draws (N, *event) than at random, of a prior that is fitted to a
+        trained model's; see `SecondStage`. Does nothing by default."""
+        return
+
 
 class Draw(Protocol):
     """Where a latent comes from. The story calls it once per latent site."""
@@ -152,9 +157,14 @@ class Trace:
         return self.told
 
     @property
+    def points(self) -> list[Site]:
+        """The sites whose codes are points, which have no rate."""
+        return [site for site in self.sites.values() if not has_rate(site.q)]
+
+    @property
     def has_rate(self) -> bool:
         """Whether there is an ELBO: every posterior has a rate."""
-        return all(has_rate(site.q) for site in self.sites.values())
+        return not self.points
 
     @property
     def is_discrete(self) -> bool:

@@ -3,6 +3,7 @@
 from vae_lightning.distributions.binary_image import BinaryImage
 from vae_lightning.distributions.bins import Autoregressive, Bins, Step
 from vae_lightning.distributions.continuous_bernoulli import ContinuousBernoulli
+from vae_lightning.distributions.correlated import FullCovarianceNormal, LowRankNormal
 from vae_lightning.distributions.diffused import Diffused, Predict, Sampler
 from vae_lightning.distributions.discretized_logistic import DiscretizedLogistic, even_edges, used_edges
 from vae_lightning.distributions.flow import Flow
@@ -32,10 +33,12 @@ __all__ = [
     "Diffused",
     "DiscretizedLogistic",
     "Flow",
+    "FullCovarianceNormal",
     "Linked",
     "LinkedChannels",
     "LinkedMixtures",
     "LogitNormalTimes",
+    "LowRankNormal",
     "OfEach",
     "Path",
     "Predict",

@@ -123,6 +123,11 @@ def likelihood(experiment: Experiment) -> Section:
         if name in found:
             section.add(name, label, found[name], unit, better)  # type: ignore[arg-type]
     if "nll" not in found:
+        for name in found if "elbo" not in found else ():
+            if name.startswith("nll_"):  # of codes that are points
+                section.add(
+                    name, f"-log p({name.removeprefix('nll_')}) of the codes, a density", found[name], NATS, "lower"
+                )
         return section
     *below, k = sample_counts(evaluation.samples)
     for fewer in below:

@@ -98,7 +98,9 @@ def information(tested: ModelAndData) -> Section:
     for name, parts in rates.items() if several else ():
         section.add(f"rate_{name}", f"rate of {name}", mean_error(torch.cat(parts)), NATS)
     if not known.rate_of_each:
-        section.notes.append("No rate of each latent, by which to tell collapsed ones: the prior does not factorise.")
+        section.notes.append(
+            "No rate of each latent, by which to tell collapsed ones: posterior and prior do not both factorise."
+        )
         return section
     of_each = torch.stack(each).sum(0).cpu() / known.images
     setting = "" if several else "--model.latent_model.latent_size"
@@ -203,10 +205,10 @@ STUDIES = (
     Study(checks, continuous=True),
     Study(losses, continuous=True, gaussian=True),
     Study(classifier, conditional=True, labels=True),
-    Study(sharpness),
-    Study(samples, labels=True),
-    Study(in_inception),
-    Study(copies),
+    Study(sharpness, rate=False, generates=True),
+    Study(samples, rate=False, generates=True, labels=True),
+    Study(in_inception, rate=False, generates=True),
+    Study(copies, rate=False, generates=True),
     Study(representation, rate=False, labels=True),
     Study(gaussian, rate=False, grey=True, values=LARGEST),
 )

@@ -31,6 +31,7 @@ class Known(NamedTuple):
 
     sites: int
     rate: bool
+    generates: bool
     mean: bool
     continuous: bool
     gaussian: bool
@@ -47,7 +48,8 @@ class Study(NamedTuple):
 
     Args:
         function: makes the section; an empty one is left out.
-        rate: needs posteriors with a density, and so a prior that codes follow.
+        rate: needs posteriors with a density.
+        generates: needs a prior that codes follow.
         continuous: needs gradients in the latents.
         gaussian: needs posteriors that are diagonal Gaussians.
         labels: needs labels.
@@ -59,6 +61,7 @@ class Study(NamedTuple):
 
     function: Callable[[ModelAndData], Section]
     rate: bool = True
+    generates: bool = False
     continuous: bool = False
     gaussian: bool = False
     labels: bool = False
@@ -68,7 +71,7 @@ class Study(NamedTuple):
     values: float = math.inf
 
     def admits(self, known: Known) -> bool:
-        needs = ("rate", "continuous", "gaussian", "labels", "conditional", "grey")
+        needs = ("rate", "generates", "continuous", "gaussian", "labels", "conditional", "grey")
         enough = known.images >= self.images and known.values <= self.values
         return enough and all(getattr(known, name) or not getattr(self, name) for name in needs)
 
@@ -81,6 +84,7 @@ def ask(tested: ModelAndData) -> Known:
     return Known(
         sites=len(sites),
         rate=trace.has_rate,
+        generates=tested.model.generates(trace),
         mean=all(has_mean(site.q) for site in sites),
         continuous=not any(is_discrete(site.q) for site in sites),
         gaussian=all(diagonal_gaussian(site.q) for site in sites),

@@ -127,7 +127,8 @@ def _of_history(experiment: Experiment, folder: Path, steps: int | None) -> Fact
     validated, losses = history(folder, experiment.headline.name)
     begun_at_pca = begins_as_pca(experiment)
     higher = experiment.headline.mode == "max"
-    return Facts(str(folder), steps, validated, losses, higher=higher, begun_at_pca=begun_at_pca)
+    own = {"encoder", "likelihood"} <= dict(experiment.latent_model.named_children()).keys()
+    return Facts(str(folder), steps, validated, losses, higher=higher, begun_at_pca=begun_at_pca, own_nets=own)
 
 
 def longer(trainer: Trainer) -> str:

@@ -25,8 +25,7 @@ SMALLEST_SSIM = 11
 
 def sample_counts(num_samples: int) -> list[int]:
     """The K at which -log p(x) is shown on its way to `num_samples`: 1, 10, 100, ... and the last."""
-    below = itertools.takewhile(lambda k: k < num_samples, (10**i for i in itertools.count()))
-    return [*below, num_samples]
+    return [*itertools.takewhile(lambda k: k < num_samples, (10**i for i in itertools.count())), num_samples]
 
 
 class Headline(NamedTuple):
@@ -113,14 +112,19 @@ class ImageEvaluation(Evaluation):
         super().__init__()
 
     def headline(self, model: Model, batch: Batch) -> Headline:
-        """The ELBO; of an autoencoder, which has none, the distortion."""
-        trace = self._latent(model).trace(rows(batch, slice(0, 2)))
-        return Headline("elbo", "max") if trace.has_rate else Headline("distortion", "min")
+        """The ELBO; of an autoencoder, which has none, the distortion, or -log p(z) of its codes where a prior is
+        fitted to them."""
+        model = self._latent(model)
+        trace = model.trace(rows(batch, slice(0, 2)))
+        if trace.has_rate:
+            return Headline("elbo", "max")
+        return Headline(f"nll_{trace.points[0].name}" if model.generates(trace) else "distortion", "min")
 
     def update(self, model: Model, spec: Spec, batch: Batch, stage: Literal["val", "test"]) -> None:
         model = self._latent(model)
         trace = model.trace(batch)
         self._bound(batch, trace)
+        self._codes(model, trace)
         if stage == "test":
             self._reconstruction(model, spec, batch, trace)
             if self.samples and trace.has_rate:
@@ -147,6 +151,11 @@ class ImageEvaluation(Evaluation):
             self.add(f"rate_{site.name}", site.kl())
         if trace.has_rate and trace.is_discrete:
             self.add("bits_per_dim", -scores["elbo"] / nats_per_bit_per_dim(batch["image"]))
+
+    def _codes(self, model: LatentModel, trace: Trace) -> None:
+        """-log p(z) of codes that are points, nats, where a prior is fitted to them: a density's, and no rate."""
+        for site in trace.points if model.generates(trace) else ():
+            self.add(f"nll_{site.name}", -site.p.log_prob(site.z))
 
     def _likelihood(self, model: LatentModel, batch: Batch, trace: Trace) -> None:
         """-log p(x) by `samples` importance samples an image and by fewer on the way; the gap to the ELBO, without the

@@ -13,7 +13,18 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from vae_lightning.core import Batch, Conditional, ImageTextModel, LatentModel, Model, Shape, Spec, Story, seeded
+from vae_lightning.core import (
+    Batch,
+    Conditional,
+    ImageTextModel,
+    LatentModel,
+    Model,
+    Shape,
+    Spec,
+    Story,
+    Trace,
+    seeded,
+)
 from vae_lightning.models.build import build, spec_of, trained
 
 Self = TypeVar("Self", bound="FromRun")
@@ -115,6 +126,9 @@ class Frozen(FrozenWhole, LatentModel):
     def about(self, given: Batch) -> Story:
         self._require_weights()
         return self.model.about(given)
+
+    def generates(self, trace: Trace) -> bool:
+        return self.model.generates(trace)
 
     @property
     def is_conditional(self) -> bool:

@@ -24,6 +24,12 @@ def bounded_log_scale(raw: Tensor) -> Tensor:
     return LOG_SCALE_BOUND * torch.tanh(raw / LOG_SCALE_BOUND)
 
 
+def raw_log_scale(scale: Tensor) -> Tensor:
+    """The raw value of which `bounded_log_scale` makes the logarithm of a standard deviation, or of the nearest one
+    between about 0.0015 and 650, where it still learns."""
+    return LOG_SCALE_BOUND * torch.atanh((scale.log() / LOG_SCALE_BOUND).clamp(-0.93, 0.93))
+
+
 class Net(nn.Module, ABC):
     """Tensor -> Tensor, (*S, *in_shape) -> (*S, *out_shape), for any leading shape S.
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import torch
+
 from vae_lightning.core import Batch, Loss, Model, Objective
 from vae_lightning.objectives.elbo import require_stories
 
@@ -11,11 +13,19 @@ class Reconstruction(Objective):
     of an autoencoder up to a factor and a constant."""
 
     def check(self, model: Model, batch: Batch) -> None:
-        if require_stories(model, "Reconstruction").trace(batch).has_rate:
+        with torch.enable_grad():
+            trace = require_stories(model, "Reconstruction").trace(batch)
+            is_trained = trace.log_likelihood().requires_grad
+        if trace.has_rate:
             raise ValueError(
                 "the objective Reconstruction trains an autoencoder and expects the encoder PointMass, got a posterior "
                 "with a density, whose noise it would only switch off: choose the objective ELBO, or the encoder "
                 "PointMass."
+            )
+        if not is_trained:
+            raise ValueError(
+                "the objective Reconstruction trains encoder and likelihood, got a model whose are frozen: choose the "
+                "objective SiteNLL, which fits a prior to its codes."
             )
 
     def forward(self, model: Model, batch: Batch, share: float) -> Loss:

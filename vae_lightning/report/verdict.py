@@ -46,6 +46,7 @@ class Facts:
         latents: how many.
         own_squared_error: from the posterior's mean.
         begun_at_pca: whether the model began as PCA.
+        own_nets: whether its encoder and likelihood are trained with it, and not frozen or another model's.
     """
 
     run: str
@@ -64,6 +65,7 @@ class Facts:
     latents: int = 0
     own_squared_error: float | None = None
     begun_at_pca: bool = False
+    own_nets: bool = True
 
 
 @dataclass(frozen=True)
@@ -168,11 +170,12 @@ def _overfitted(facts: Facts) -> str:
     if lost <= FALLEN * span:
         return ""
     step = facts.headline[best][0]
+    drop = "drop more: --model.latent_model.encoder.net.dropout 0.3 --model.latent_model.likelihood.net.dropout 0.3"
     return (
         f"It is over-fitted: held-out images were told best after {step + 1} steps, and {100 * lost / span:.1f} % "
         "worse in the end; the best checkpoint is of then, and is what every command uses. Give more images; "
-        "where mirrored and turned ones are as likely, augment them: -c configs/augment/photos.yaml; or drop more: "
-        "--model.latent_model.encoder.net.dropout 0.3 --model.latent_model.likelihood.net.dropout 0.3."
+        "where mirrored and turned ones are as likely, augment them: -c configs/augment/photos.yaml; or "
+        f"{drop if facts.own_nets else 'train a smaller model, or for fewer epochs (--trainer.max_epochs)'}."
     )
 
 

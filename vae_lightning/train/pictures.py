@@ -113,7 +113,7 @@ class PriorSamples(Picture):
         super().__init__(every_n_epochs, num_images)
 
     def draw(self, model: LatentModel, batch: Batch) -> tuple[Tensor, int] | None:
-        if not model.trace(rows(batch, slice(0, 1))).has_rate:
+        if not model.generates(model.trace(rows(batch, slice(0, 1)))):
             return None
         if model.is_conditional and "label" in batch:
             classes = batch["label"].unique()  # of those held out
