@@ -150,6 +150,7 @@ class Experiment(ClipsFused, Scheduled, AveragedSteps):
         self._seed = data.seed = self.trainer.strategy.broadcast(torch.initial_seed())
         if not self.is_warm:
             self.latent_model.init_from_data(batch)
+        self.objective.begin(len(data.splits["train"]))
 
     def on_fit_start(self) -> None:
         super().on_fit_start()
@@ -188,6 +189,7 @@ class Experiment(ClipsFused, Scheduled, AveragedSteps):
         self._loss_sum += loss.value.detach()
         self._losses += 1
         self.latent_model.observe(loss.statistics)
+        self.objective.observe(loss.statistics)
         logging = every > 0 and step % every == 0
         if logging or loss.value.device.type == "cpu":  # a GPU is not waited for at every step
             self._require_finite()
