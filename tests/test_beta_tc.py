@@ -74,7 +74,7 @@ def test_total_correlation_of_independent_latents_is_zero() -> None:
     mean = torch.cartesian_prod(a, b)
     correlation = parts_of(site_of(mean, 0.5), len(mean)).total_correlation
     torch.testing.assert_close(correlation, torch.zeros(12).double(), atol=1e-12, rtol=0)
-    tilted = parts_of(site_of(mean[:8], 0.5), 8).total_correlation
+    tilted = parts_of(site_of(mean[:7], 0.5), 7).total_correlation
     assert tilted.abs().max() > 0.01
 
 
@@ -106,7 +106,8 @@ def test_weights_of_one_are_the_bound_and_others_weigh_their_parts() -> None:
         return loss.value.item(), {name: value.item() for name, value in loss.logs.items()}
 
     torch.manual_seed(1)
-    assert told(beta=1.0)[0] == pytest.approx(-model.trace(batch).log_weight().mean().item(), rel=1e-9)
+    bound = model.trace(batch).log_weight().mean().item()
+    assert told(beta=1.0)[0] == pytest.approx(-bound, rel=1e-9)
     value, logs = told(beta=5.0, alpha=2.0, gamma=3.0)
     parts = 2 * logs["mutual_information"] + 5 * logs["total_correlation"] + 3 * logs["dimension_wise_kl"]
     assert value == pytest.approx(logs["distortion"] + parts, rel=1e-9)

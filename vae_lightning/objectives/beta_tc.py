@@ -16,8 +16,8 @@ from vae_lightning.objectives.elbo import mean_scores, require_density, require_
 
 
 def log_stratified_weights(batch: int, images: int, like: Tensor) -> Tensor:
-    """log W, (B, B), with which sum_j W_ij q(z_i|x_j) is an unbiased estimate of q(z_i), for B different images of N and
-    z_i drawn from q(z|x_i): 1/N on the diagonal, and (N - 1)/N in equal parts for the other images of the batch.
+    """log W, (B, B), with which sum_j W_ij q(z_i|x_j) is an unbiased estimate of q(z_i), for B different images of N
+    and z_i drawn from q(z|x_i): 1/N on the diagonal, and (N - 1)/N in equal parts for the other images of the batch.
 
     These are the weights of stratified sampling (Chen et al. 2018, appendix C.2), averaged over which of the others is
     the one that has a weight of its own there.

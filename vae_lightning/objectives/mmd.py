@@ -51,7 +51,7 @@ class InverseMultiquadratic(Kernel):
 
 
 def squared_mmd(a: Tensor, b: Tensor, kernel: Kernel) -> Tensor:
-    """The unbiased estimate of the squared maximum mean discrepancy of the densities that two sets of samples come from,
+    """The unbiased estimate of the squared maximum mean discrepancy of the densities that two sets of samples are from,
     (), which may be below zero (Gretton et al. 2012, eq. 3); 0 where a set has one sample, and there is no estimate.
 
     Args:
@@ -71,9 +71,9 @@ def squared_mmd(a: Tensor, b: Tensor, kernel: Kernel) -> Tensor:
 
 class MMD(Objective):
     """-E_q log p(x|z) + beta KL(q(z|x) || p) + weight MMD^2(q(z), p(z)), averaged over the batch: the aggregate
-    posterior is drawn to the prior as a whole. With beta = 0 and the encoder PointMass it is the Wasserstein autoencoder
-    (Tolstikhin et al. 2018); with a posterior that has a density it is InfoVAE (Zhao et al. 2017, eq. 6), whose alpha is
-    1 - beta. Where there is a bound it is logged as "elbo".
+    posterior is drawn to the prior as a whole. With beta = 0 and the encoder PointMass it is the Wasserstein
+    autoencoder (Tolstikhin et al. 2018); with a posterior that has a density it is InfoVAE (Zhao et al. 2017, eq. 6),
+    whose alpha is 1 - beta. Where there is a bound it is logged as "elbo".
 
     Of several latents each is held against draws of its own prior given those before it, and the distances are summed.
 

@@ -22,8 +22,8 @@ class TargetRate(Objective):
 
     At each step log beta rises by `gain` times the rate's relative error, at most 1 either way, and beta takes
     `proportional` times the error's running mean beside it, which keeps the two from swinging (a PI controller, as in
-    Shao et al. 2020). Both are buffers, which checkpoints keep. A training that is much shorter than 1 / gain steps
-    does not get there. At its end beta is minus the slope of the rate-distortion curve at R.
+    Shao et al. 2020). Both are buffers, which checkpoints keep. A training that is much shorter than 10 / gain
+    steps does not get there. At its end beta is minus the slope of the rate-distortion curve at R.
 
     Args:
         rate: R, above 0.
@@ -39,7 +39,7 @@ class TargetRate(Objective):
     def __init__(
         self,
         rate: float,
-        gain: float = 0.01,
+        gain: float = 0.03,
         proportional: float = 1.0,
         beta: float = 1.0,
         num_samples: int = 1,
