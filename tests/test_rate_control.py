@@ -153,3 +153,10 @@ def test_the_multiplier_survives_a_stop(cli: Callable) -> None:
     assert not torch.equal(whole["objective.log_beta"], middle["objective.log_beta"])
     assert same(whole, parts)
     assert history("runs/digits/whole") == history("runs/digits/parts")
+    plain = ["fit", "--ckpt_path=runs/digits/parts", "--model.objective=ELBO", "--trainer.max_epochs=5"]
+    done = cli(*plain)  # another objective takes nothing of this one's
+    assert done.status == 0, done.err
+    assert not any(name.startswith("objective.") for name in weights(Path("runs/digits/parts/checkpoints/last.ckpt")))
+    assert cli(*flags, "--ckpt_path=runs/digits/parts", "--trainer.max_epochs=6").status == 0
+    began = weights(Path("runs/digits/parts/checkpoints/last.ckpt"))["objective.log_beta"]
+    assert abs(began) <= 20 * 0.03  # an epoch's steps of a multiplier that began at 1

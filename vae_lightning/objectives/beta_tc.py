@@ -6,10 +6,10 @@ Shapes: B images, d numbers in a latent. q(z) = 1/N sum_n q(z|x_n) is the aggreg
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 from torch import Tensor
-from torch.distributions import Independent
+from torch.distributions import Distribution, Independent
 
 from vae_lightning.core import Batch, Loss, Model, Objective, Site, Trace
 from vae_lightning.objectives.elbo import mean_scores, require_density, require_stories
@@ -49,16 +49,17 @@ def parts_of(site: Site, images: int) -> Parts:
         site: z (B, *event), whose posterior and prior factorise over the event.
         images: N, of which the batch is a random part.
     """
-    (z, q), size = (site.z, _factors(site)), len(site.z)
-    pairs = q.base_dist.log_prob(z.unsqueeze(1)).flatten(2)  # (B, B, d): log q(z_id|x_j)
+    size = len(site.z)
+    pairs = _factors(site).log_prob(site.z.unsqueeze(1)).flatten(2)  # (B, B, d): log q(z_id|x_j)
     weight = log_stratified_weights(size, images, pairs)
     log_own = pairs.diagonal().sum(0)
     log_q = (pairs.sum(-1) + weight).logsumexp(1)
     log_product = (pairs + weight.unsqueeze(-1)).logsumexp(1).sum(-1)
-    return Parts(log_own - log_q, log_q - log_product, log_product - site.p.log_prob(z))
+    return Parts(log_own - log_q, log_q - log_product, log_product - site.p.log_prob(site.z))
 
 
-def _factors(site: Site) -> Independent:
+def _factors(site: Site) -> Distribution:
+    """q of each number of the latent; ValueError unless both posterior and prior factorise."""
     for name, it in (("posterior", site.q), ("prior", site.p)):
         if not isinstance(it, Independent) or it.base_dist.event_shape:
             raise ValueError(
@@ -66,7 +67,7 @@ def _factors(site: Site) -> Independent:
                 f"{site.name!r}: choose one that does, such as GaussianPosterior and StandardNormal, or the objective "
                 "ELBO."
             )
-    return site.q
+    return cast(Independent, site.q).base_dist
 
 
 def _only_site(trace: Trace) -> Site:

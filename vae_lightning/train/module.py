@@ -242,7 +242,7 @@ class Experiment(ClipsFused, Scheduled, AveragedSteps):
         before = (checkpoint.get(RECORD, {}).get("config") or {}).get("model", {})
         now = (self.config or {}).get("model", {})
         self._resettle = any(before.get(key) != now.get(key) for key in SCHEDULE)
-        begin_anew(checkpoint, before, now)
+        begin_anew(checkpoint, before, now, self.objective)
         self._noise = checkpoint.get(RECORD, {}).get("noise")
         super().on_load_checkpoint(checkpoint)
         follow_moved_run(checkpoint, self.trainer)
