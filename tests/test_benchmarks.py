@@ -18,7 +18,19 @@ from benchmarks.train import COMPILED, by_hand, follow, project
 from tests.conftest import REPOSITORY, Generated, generated_flags
 from vae_lightning.data import ImageData
 
-ROUNDS = ["codec", "coder", "data", "embeddings", "likelihood", "peers", "sampling", "scale", "startup", "train"]
+ROUNDS = [
+    "codec",
+    "coder",
+    "data",
+    "embeddings",
+    "gradient_snr",
+    "likelihood",
+    "peers",
+    "sampling",
+    "scale",
+    "startup",
+    "train",
+]
 RUN_ALONE = [*ROUNDS, "folders", "planted_defects"]
 
 

@@ -146,20 +146,30 @@ class ImageTextModel(Model):
 class Loss:
     value: Tensor  # (), minimised
     logs: dict[str, Tensor]  # {name: ()}
-    statistics: dict[str, Tensor] = field(default_factory=dict)  # {name: ()}, for `Model.observe`
+    statistics: dict[str, Tensor] = field(default_factory=dict)  # {name: ()}, for `observe` of model and objective
 
 
 class Objective(nn.Module, ABC):
     """What training minimises: a pure function of the model, the batch and the share of the training that is done. One
-    that traces a latent model gives `LatentModel.statistics` of the trace with its loss."""
+    that traces a latent model gives `LatentModel.statistics` of the trace with its loss. What it has of its own to keep
+    from step to step, such as a weight that follows the rate, changes by `observe` alone."""
 
     @abstractmethod
     def forward(self, model: Model, batch: Batch, share: float) -> Loss:
         """The loss at a share of 0.0 .. 1.0, be the training's length given in epochs, steps or time. In a compiled
         training the share comes as a tensor (), which can change without being compiled anew."""
 
+    def begin(self, images: int) -> None:
+        """Told how many training images there are, once before training and before `check`. Does nothing by default."""
+        return
+
     def check(self, model: Model, batch: Batch) -> None:
         """Called once before training with a few images; raises ValueError for a pair without sense."""
+        return
+
+    def observe(self, statistics: Mapping[str, Tensor]) -> None:
+        """Takes what its loss found at a step, `Loss.statistics`, into its own buffers, which checkpoints keep:
+        training calls it once a step, after the model's, and nothing else does. Does nothing by default."""
         return
 
     def param_groups(self) -> list[dict[str, Any]]:

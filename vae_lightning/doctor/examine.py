@@ -89,6 +89,7 @@ def _model(
     if not tells:
         yield Finding(True, f"{type(model).__name__} has no latents: what is asked of a story was not looked at.")
     model.init_from_data(some)
+    experiment.objective.begin(len(train))
     case = Case(experiment, data, model, cast(Batch, some), epochs, clip, steps)
     for name, check in CHECKS.items():
         if not tells and check in OF_A_STORY:

@@ -50,6 +50,18 @@ def kl_per_latent(site: Site) -> Tensor:
     return kl_divergence(q.base_dist, p.base_dist)
 
 
+def mean_scores(trace: Trace) -> dict[str, Tensor]:
+    """`Trace.scores`, averaged over the batch and the samples: name -> (), nats per image."""
+    return {name: value.mean() for name, value in trace.scores().items()}
+
+
+def samples_of(name: str, num_samples: int) -> int | None:
+    """What `LatentModel.trace` is told of so many samples, None for one; ValueError for less."""
+    if num_samples < 1:
+        raise ValueError(f"{name}: expected num_samples of at least 1, got {num_samples}.")
+    return num_samples if num_samples > 1 else None
+
+
 def _batch_mean(kl: Tensor, site: Site) -> Tensor:
     """(B, *event) or, where the prior hangs on a latent drawn K times, (K, B, *event) -> (*event)."""
     return kl.flatten(0, kl.dim() - len(site.q.event_shape) - 1).mean(0)
@@ -60,24 +72,39 @@ class ELBO(Objective):
 
     Args:
         beta: weight of the KL term, a number or a schedule over the training (Higgins et al. 2017 for beta > 1).
-        free_bits: nats of each latent whose batch-mean KL goes unpunished (Kingma et al. 2016, appendix C.8).
+        free_bits: nats of each latent number whose batch-mean KL goes unpunished (Kingma et al. 2016, appendix C.8).
+        free_bits_site: the same of each site of the story, such as a layer of a ladder, as a whole: its numbers may
+            share them as they like, and any pair of posterior and prior will do. One of the two at most.
         num_samples: posterior samples per image in the expectation.
     """
 
-    def __init__(self, beta: Schedule | float = 1.0, free_bits: float = 0.0, num_samples: int = 1) -> None:
+    def __init__(
+        self,
+        beta: Schedule | float = 1.0,
+        free_bits: float = 0.0,
+        num_samples: int = 1,
+        free_bits_site: float = 0.0,
+    ) -> None:
         super().__init__()
-        if free_bits < 0 or num_samples < 1:
+        if min(free_bits, free_bits_site) < 0:
             raise ValueError(
-                f"ELBO: expected free_bits >= 0 and num_samples >= 1, got free_bits={free_bits}, "
-                f"num_samples={num_samples}."
+                f"ELBO: expected free_bits and free_bits_site of at least 0, got {free_bits} and {free_bits_site}."
+            )
+        if free_bits and free_bits_site:
+            raise ValueError(
+                f"ELBO: expected free bits of each latent number or of each site, got both, free_bits={free_bits} and "
+                f"free_bits_site={free_bits_site}: set one of them to 0."
             )
         self.beta = beta if isinstance(beta, Schedule) else Constant(float(beta))
-        self.free_bits, self.num_samples = free_bits, num_samples
+        self.free_bits, self.free_bits_site = free_bits, free_bits_site
+        self.num_samples = samples_of("ELBO", num_samples)
 
     def check(self, model: Model, batch: Batch) -> None:
         require_density(model, batch, "ELBO")
 
     def _punished(self, trace: Trace, rate: Tensor) -> Tensor:
+        if self.free_bits_site:
+            return torch.stack([site.kl().mean().clamp_min(self.free_bits_site) for site in trace.sites.values()]).sum()
         if not self.free_bits:
             return rate
         kl = [_batch_mean(kl_per_latent(site), site).clamp_min(self.free_bits).sum() for site in trace.sites.values()]
@@ -86,8 +113,8 @@ class ELBO(Objective):
     def forward(self, model: Model, batch: Batch, share: float) -> Loss:
         beta = self.beta.at(share)  # first, so that all that follows can be compiled as one
         model = require_stories(model, "ELBO")
-        trace = model.trace(batch, self.num_samples if self.num_samples > 1 else None)
-        terms = {name: value.mean() for name, value in trace.scores().items()}
+        trace = model.trace(batch, self.num_samples)
+        terms = mean_scores(trace)
         value = terms["distortion"] + beta * self._punished(trace, terms["rate"])
         logs = {name: term.detach() for name, term in terms.items()}
         return Loss(value, {**logs, "beta": beta}, model.statistics(trace))

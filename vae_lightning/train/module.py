@@ -150,6 +150,7 @@ class Experiment(ClipsFused, Scheduled, AveragedSteps):
         self._seed = data.seed = self.trainer.strategy.broadcast(torch.initial_seed())
         if not self.is_warm:
             self.latent_model.init_from_data(batch)
+        self.objective.begin(len(data.splits["train"]))
 
     def on_fit_start(self) -> None:
         super().on_fit_start()
@@ -188,6 +189,7 @@ class Experiment(ClipsFused, Scheduled, AveragedSteps):
         self._loss_sum += loss.value.detach()
         self._losses += 1
         self.latent_model.observe(loss.statistics)
+        self.objective.observe(loss.statistics)
         logging = every > 0 and step % every == 0
         if logging or loss.value.device.type == "cpu":  # a GPU is not waited for at every step
             self._require_finite()
@@ -240,7 +242,7 @@ class Experiment(ClipsFused, Scheduled, AveragedSteps):
         before = (checkpoint.get(RECORD, {}).get("config") or {}).get("model", {})
         now = (self.config or {}).get("model", {})
         self._resettle = any(before.get(key) != now.get(key) for key in SCHEDULE)
-        begin_anew(checkpoint, before, now)
+        begin_anew(checkpoint, before, now, self.objective)
         self._noise = checkpoint.get(RECORD, {}).get("noise")
         super().on_load_checkpoint(checkpoint)
         follow_moved_run(checkpoint, self.trainer)

@@ -11,6 +11,7 @@ from lightning.pytorch import Trainer
 from torch import Tensor
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
+from vae_lightning.core import Objective
 from vae_lightning.train.best import best_of, check_checkpoints
 from vae_lightning.train.monitors import say
 
@@ -46,15 +47,20 @@ def end_epochs(trainer: Trainer) -> None:
     )
 
 
-def begin_anew(checkpoint: dict[str, Any], before: dict[str, Any], now: dict[str, Any]) -> None:
-    """Takes out of a checkpoint what another kind of optimiser or scheduler than the one that goes on has left there: a
-    number of the same name may mean something else to it.
+def begin_anew(checkpoint: dict[str, Any], before: dict[str, Any], now: dict[str, Any], objective: Objective) -> None:
+    """Takes out of a checkpoint what another kind of optimiser, scheduler or objective than the one that goes on has
+    left there: a number of the same name may mean something else to it.
 
     Args:
         checkpoint: to go on from.
         before: the configuration's section `model` then.
         now: the same by which it goes on.
+        objective: by which it goes on.
     """
+    if _kind(before.get("objective")) != _kind(now.get("objective")):
+        state = {name: value for name, value in checkpoint["state_dict"].items() if not name.startswith("objective.")}
+        own = {f"objective.{name}": value for name, value in objective.state_dict().items()}
+        checkpoint["state_dict"] = {**state, **own}
     for key, states in (("optimizer", "optimizer_states"), ("lr_scheduler", "lr_schedulers")):
         was, comes = (_kind(config.get(key)) for config in (before, now))
         if was == comes or not checkpoint.get(states):
