@@ -13,6 +13,7 @@ from jsonargparse import Namespace
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Checkpoint, EarlyStopping, LearningRateMonitor, Timer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from torch import Tensor
 
 from vae_lightning.checkpoint import RECORD, find_checkpoint, folder_of, load_weights, read_checkpoint
 from vae_lightning.commands.arguments import Opened
@@ -34,7 +35,7 @@ from vae_lightning.train.loop import use_fast_loop
 from vae_lightning.train.monitors import why_stopped
 from vae_lightning.train.pictures import Picture
 from vae_lightning.train.process import part_company, with_float64
-from vae_lightning.train.resume import check_training
+from vae_lightning.train.resume import check_training, with_own_objective
 
 OF_A_TRAINING = (Checkpoint, EarlyStopping, LearningRateMonitor, Picture, Timer)
 """Callbacks that have nothing to do in another command."""
@@ -181,16 +182,19 @@ class CLI(LightningCLI):
         gc.enable()
         if self.subcommand == "fit" and self.section.ckpt_path is None and self.section.run.warm_start is not None:
             warm = find_checkpoint(self.section.run.warm_start)
-            load_weights(self.model, read_checkpoint(warm)["state_dict"], warm)
+            self._load(read_checkpoint(warm)["state_dict"], warm)
             self.model.is_warm = True
         if self.section.get("ckpt_path") is None:
             return
         path = Path(self.section.ckpt_path)
-        load_weights(self.model, self._read(path)["state_dict"], path)
+        self._load(self._read(path)["state_dict"], path)
         self.steps = self._read(path)["global_step"]
         self.opened = None
         if self.subcommand in ("validate", "test"):
             self.config_init[self.subcommand].ckpt_path = None  # the Trainer need not load them again
+
+    def _load(self, state: dict[str, Tensor], path: Path) -> None:
+        load_weights(self.model, with_own_objective(state, self.model.objective), path)
 
     # -- what happens around the Trainer's own methods -----------------------------------------------------------------
 

@@ -33,6 +33,7 @@ from vae_lightning.train.resume import (
     resettle,
     restore_noise,
     state_of_noise,
+    with_own_objective,
 )
 from vae_lightning.train.scheduled import Scheduled
 from vae_lightning.train.scheduler import Interval, TorchScheduler
@@ -242,7 +243,8 @@ class Experiment(ClipsFused, Scheduled, AveragedSteps):
         before = (checkpoint.get(RECORD, {}).get("config") or {}).get("model", {})
         now = (self.config or {}).get("model", {})
         self._resettle = any(before.get(key) != now.get(key) for key in SCHEDULE)
-        begin_anew(checkpoint, before, now, self.objective)
+        begin_anew(checkpoint, before, now)
+        checkpoint["state_dict"] = with_own_objective(checkpoint["state_dict"], self.objective)
         self._noise = checkpoint.get(RECORD, {}).get("noise")
         super().on_load_checkpoint(checkpoint)
         follow_moved_run(checkpoint, self.trainer)

@@ -47,20 +47,22 @@ def end_epochs(trainer: Trainer) -> None:
     )
 
 
-def begin_anew(checkpoint: dict[str, Any], before: dict[str, Any], now: dict[str, Any], objective: Objective) -> None:
-    """Takes out of a checkpoint what another kind of optimiser, scheduler or objective than the one that goes on has
-    left there: a number of the same name may mean something else to it.
+def with_own_objective(state: dict[str, Tensor], objective: Objective) -> dict[str, Tensor]:
+    """The weights of a checkpoint, with the objective's own in the place of those that one of another kind has left."""
+    own = {f"objective.{name}": value for name, value in objective.state_dict().items()}
+    left = {name for name in state if name.startswith("objective.")}
+    return state if left == own.keys() else {**{name: state[name] for name in state if name not in left}, **own}
+
+
+def begin_anew(checkpoint: dict[str, Any], before: dict[str, Any], now: dict[str, Any]) -> None:
+    """Takes out of a checkpoint what another kind of optimiser or scheduler than the one that goes on has left there: a
+    number of the same name may mean something else to it.
 
     Args:
         checkpoint: to go on from.
         before: the configuration's section `model` then.
         now: the same by which it goes on.
-        objective: by which it goes on.
     """
-    if _kind(before.get("objective")) != _kind(now.get("objective")):
-        state = {name: value for name, value in checkpoint["state_dict"].items() if not name.startswith("objective.")}
-        own = {f"objective.{name}": value for name, value in objective.state_dict().items()}
-        checkpoint["state_dict"] = {**state, **own}
     for key, states in (("optimizer", "optimizer_states"), ("lr_scheduler", "lr_schedulers")):
         was, comes = (_kind(config.get(key)) for config in (before, now))
         if was == comes or not checkpoint.get(states):
