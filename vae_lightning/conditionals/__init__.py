@@ -25,7 +25,15 @@ from vae_lightning.conditionals.learned_priors import (
     VampPrior,
 )
 from vae_lightning.conditionals.likelihood import Likelihood, LikelihoodFactory
-from vae_lightning.conditionals.posterior import Corrupted, EncoderFactory, GaussianPosterior, PointMass
+from vae_lightning.conditionals.posterior import (
+    ClassifierFactory,
+    ClassPosterior,
+    Corrupted,
+    EncoderFactory,
+    GaussianPosterior,
+    PointMass,
+    class_distribution,
+)
 from vae_lightning.conditionals.principal import PrincipalLogisticLikelihood, PrincipalPosterior, begins_as_pca
 from vae_lightning.conditionals.priors import GaussianMixture, PriorFactory, StandardNormal
 
@@ -33,6 +41,8 @@ __all__ = [
     "AutoregressivePrior",
     "BernoulliLikelihood",
     "CategoricalLikelihood",
+    "ClassPosterior",
+    "ClassifierFactory",
     "Conditions",
     "ContinuousBernoulliLikelihood",
     "Corrupted",
@@ -67,4 +77,5 @@ __all__ = [
     "StandardNormal",
     "VampPrior",
     "begins_as_pca",
+    "class_distribution",
 ]

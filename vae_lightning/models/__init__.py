@@ -14,6 +14,7 @@ from vae_lightning.models.frozen import (
 from vae_lightning.models.frozen_site import FrozenSite
 from vae_lightning.models.open_clip import OpenClipImage, OpenClipText
 from vae_lightning.models.pixels import Pixels
+from vae_lightning.models.semi_supervised import SemiSupervisedVAE
 from vae_lightning.models.text_tower import BagOfWords, TextTower, TextTransformer
 from vae_lightning.models.unclip import UnCLIP
 from vae_lightning.models.vae import VAE
@@ -34,6 +35,7 @@ __all__ = [
     "OpenClipImage",
     "OpenClipText",
     "Pixels",
+    "SemiSupervisedVAE",
     "TextTower",
     "TextTransformer",
     "UnCLIP",

@@ -13,6 +13,7 @@ from vae_lightning.objectives.schedules import (
     WarmupConstant,
     WarmupCosine,
 )
+from vae_lightning.objectives.semi_supervised import SemiSupervised
 from vae_lightning.objectives.site_nll import SiteNLL
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "Linear",
     "Reconstruction",
     "Schedule",
+    "SemiSupervised",
     "SiteNLL",
     "Stages",
     "WarmupConstant",
