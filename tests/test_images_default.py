@@ -28,7 +28,7 @@ from vae_lightning.distributions import DiscretizedLogistic, even_edges, used_ed
 from vae_lightning.metrics import independent_pixels_nll
 from vae_lightning.models import VAE
 from vae_lightning.nets import ConvDecoder, ConvEncoder, UNet
-from vae_lightning.nets.conv import grown
+from vae_lightning.nets.sizes import grown
 from vae_lightning.train.pictures import Reconstructions
 
 

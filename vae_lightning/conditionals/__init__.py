@@ -26,7 +26,15 @@ from vae_lightning.conditionals.learned_priors import (
     VampPrior,
 )
 from vae_lightning.conditionals.likelihood import Likelihood, LikelihoodFactory
-from vae_lightning.conditionals.posterior import Corrupted, EncoderFactory, GaussianPosterior, PointMass
+from vae_lightning.conditionals.posterior import (
+    ClassifierFactory,
+    ClassPosterior,
+    Corrupted,
+    EncoderFactory,
+    GaussianPosterior,
+    PointMass,
+    class_distribution,
+)
 from vae_lightning.conditionals.principal import PrincipalLogisticLikelihood, PrincipalPosterior, begins_as_pca
 from vae_lightning.conditionals.priors import GaussianMixture, PriorFactory, StandardNormal
 
@@ -34,6 +42,8 @@ __all__ = [
     "AutoregressivePrior",
     "BernoulliLikelihood",
     "CategoricalLikelihood",
+    "ClassPosterior",
+    "ClassifierFactory",
     "Conditions",
     "ContinuousBernoulliLikelihood",
     "Corrupted",
@@ -70,4 +80,5 @@ __all__ = [
     "StandardNormal",
     "VampPrior",
     "begins_as_pca",
+    "class_distribution",
 ]

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 from torch.distributions import Distribution, Independent
 
-from vae_lightning.conditionals.likelihood import Likelihood, mean_logit
+from vae_lightning.conditionals.likelihood import Likelihood
 from vae_lightning.core import Shape, Spec
 from vae_lightning.distributions import BinaryImage, ContinuousBernoulli, Rescaled
 from vae_lightning.nets import MLP, NetFactory
+
+BISECTIONS = 30
+"""Of a logit, each of which halves what is not known of it."""
 
 
 class BernoulliLikelihood(Likelihood):
@@ -29,7 +33,7 @@ class BernoulliLikelihood(Likelihood):
         return BinaryImage(logits)
 
     def init_from_data(self, image: Tensor) -> None:
-        self.head.set_bias(0, mean_logit(image, self.levels))
+        self.head.set_bias(0, torch.logit(self.mean(image), self.edge(image)))
 
 
 class ContinuousBernoulliLikelihood(Likelihood):
@@ -50,4 +54,11 @@ class ContinuousBernoulliLikelihood(Likelihood):
         return Independent(Rescaled(base, self.levels - 1), 3, validate_args=False)
 
     def init_from_data(self, image: Tensor) -> None:
-        self.head.set_bias(0, mean_logit(image, self.levels))
+        """The bias whose density has the mean of the images, found by bisection: its logit is not that of the mean."""
+        mean, most = self.mean(image), -torch.logit(torch.tensor(self.edge(image)))
+        low, high = -most.expand(mean.shape), most.expand(mean.shape)
+        for _ in range(BISECTIONS):
+            middle = (low + high) / 2
+            below = ContinuousBernoulli(middle).mean < mean
+            low, high = torch.where(below, middle, low), torch.where(below, high, middle)
+        self.head.set_bias(0, (low + high) / 2)

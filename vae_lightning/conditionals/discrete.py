@@ -102,4 +102,5 @@ class CategoricalLikelihood(Likelihood):
     def init_from_data(self, image: Tensor) -> None:
         smoothed = len(image) + self.levels
         for level in range(self.levels):
-            self.head.set_bias(level, ((1 + (image == level).sum(0)) / smoothed).log())
+            count = self.head.shared((image == level).sum(0).float())
+            self.head.set_bias(level, ((1 + count) / smoothed).log())

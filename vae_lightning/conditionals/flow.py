@@ -15,8 +15,7 @@ from torch.distributions import Distribution
 from vae_lightning.conditionals.posterior import latent_head
 from vae_lightning.core import Conditional, Shape, Spec
 from vae_lightning.distributions import Flow
-from vae_lightning.nets import MLP, NetFactory, at_least_float32, bounded_log_scale
-from vae_lightning.nets.mlp import require_widths
+from vae_lightning.nets import MLP, NetFactory, at_least_float32, bounded_log_scale, require_widths
 
 if TYPE_CHECKING:
     from zuko.lazy import LazyTransform

@@ -1,11 +1,13 @@
 """The class-conditional VAE's three densities (Kingma et al. 2014; Sohn et al. 2015): q(z|x, y), p(x|z, y) and p(z|y).
 Each stands alone: a model takes one, two or all of them.
 
-Shapes: B images with as many labels; S any leading shape that ends with B, such as (B,) or (K, B).
+Shapes: B images with as many labels; S any leading shape that ends with B, such as (B,) or (K, B). Labels may have such
+a shape, too, where each image is told several.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -20,8 +22,8 @@ from vae_lightning.nets import bounded_log_scale
 
 
 def one_hot(label: Tensor, classes: int, like: Tensor) -> Tensor:
-    """(B,) int64 -> (B, classes), 1 at each label, of the type of `like`."""
-    return (label[:, None] == torch.arange(classes, device=label.device)).to(like.dtype)
+    """(*S,) int64 -> (*S, classes), 1 at each label, of the type of `like`."""
+    return (label[..., None] == torch.arange(classes, device=label.device)).to(like.dtype)
 
 
 def with_label(needs: tuple[str, ...]) -> tuple[str, ...]:
@@ -44,27 +46,38 @@ class Labelled(Conditional):
 
 
 class LabelledEncoder(Labelled):
-    """q(z|x, y): any encoder, with a channel a class beside the image's own: 1 everywhere in that of the label, 0
-    everywhere in the others. Fully connected and convolutional nets both read it. To corrupt images, put `Corrupted`
-    around it, not inside.
+    """q(z|x, y): any encoder, which sees the label beside the image. To corrupt images, put `Corrupted` around it, not
+    inside.
 
     Args:
         spec: of the images, with their classes.
         latent_shape: (d,).
-        encoder: the encoder of images that have the classes' channels, too.
+        encoder: the encoder of images that have the label beside them.
+        planes: tell the label as a channel a class, 1 everywhere in that of the label and 0 everywhere in the others,
+            which fully connected and convolutional nets both read. false: as one number a class behind the image's
+            values, (1, 1, C H W + classes), for fully connected nets, whose first layer is then not `classes` times as
+            large.
     """
 
-    def __init__(self, spec: Spec, latent_shape: Shape, encoder: EncoderFactory) -> None:
+    def __init__(self, spec: Spec, latent_shape: Shape, encoder: EncoderFactory, planes: bool = True) -> None:
         super().__init__(spec)
         channels, height, width = spec.image_shape
-        self.encoder = encoder(replace(spec, image_shape=(channels + self.classes, height, width)), latent_shape)
+        shape = (
+            (channels + self.classes, height, width) if planes else (1, 1, math.prod(spec.image_shape) + self.classes)
+        )
+        self.encoder, self.planes = encoder(replace(spec, image_shape=shape), latent_shape), planes
         self.needs = with_label(self.encoder.needs)
 
     def forward(self, context: Mapping[str, Tensor]) -> Distribution:
         image = context["context"]
-        planes = one_hot(context["label"], self.classes, image)[:, :, None, None]
-        planes = planes.expand(*image.shape[:-3], self.classes, *image.shape[-2:])
-        return self.encoder.told(torch.cat([image, planes], -3), context)
+        beside = one_hot(context["label"], self.classes, image)
+        lead = torch.broadcast_shapes(image.shape[:-3], beside.shape[:-1])
+        image = image.expand(*lead, *image.shape[-3:])
+        if self.planes:
+            planes = beside[..., None, None].expand(*lead, self.classes, *image.shape[-2:])
+            return self.encoder.told(torch.cat([image, planes], -3), context)
+        told = torch.cat([image.flatten(-3), beside.expand(*lead, self.classes)], -1)
+        return self.encoder.told(told[..., None, None, :], context)
 
 
 class LabelledLikelihood(Labelled):
@@ -84,10 +97,11 @@ class LabelledLikelihood(Labelled):
 
     def forward(self, context: Mapping[str, Tensor]) -> Distribution:
         z, label = context["context"], context["label"]
-        if len(label) > 1 and z.shape[-2:-1] not in (label.shape, (1,)):
+        if label.numel() > 1 and z.shape[-2:-1] not in (label.shape[-1:], (1,)):
+            count = label.shape[-1]
             raise ValueError(
-                f"label: expected latents (..., {len(label)}, d) for {len(label)} labels, got {tuple(z.shape)}: give "
-                "one label for all, or one for each of the last leading dimension."
+                f"label: expected latents (..., {count}, d) for {count} labels, got {tuple(z.shape)}: give one label "
+                "for all, or one for each of the last leading dimension."
             )
         lead = torch.broadcast_shapes(z.shape[:-1], label.shape)
         beside = one_hot(label, self.classes, z).expand(*lead, self.classes)

@@ -36,14 +36,16 @@ class ImageHead(nn.Module):
         out: Tensor = self.last(flat)
         return out.reshape(*lead, self.num_params, *self.image_shape)
 
+    def shared(self, value: Tensor) -> Tensor:
+        """What one bias can tell apart of a mean or a count of images (C, H, W): all of it, or in a convolution, whose
+        bias is one number a channel, its mean over the places, (C, 1, 1)."""
+        return value.mean((1, 2), keepdim=True) if len(self.features) == 3 else value
+
     @torch.no_grad()
     def set_bias(self, index: int, value: Tensor) -> None:
-        """Makes parameter `index` start at `value` (C, H, W); a convolution, whose bias is one number a channel, at
-        its mean."""
-        if len(self.features) == 3:
-            value = value.mean((1, 2))
+        """Makes parameter `index` start at `value` (C, H, W), or at what is `shared` of it."""
         assert self.last.bias is not None
-        self.last.bias.view(self.num_params, -1)[index] = value.flatten()
+        self.last.bias.view(self.num_params, -1)[index] = self.shared(value).flatten()
 
 
 class Likelihood(Conditional):
@@ -69,14 +71,15 @@ class Likelihood(Conditional):
     def init_from_data(self, image: Tensor) -> None:
         """Starts the output biases at the training images' marginals, here those of the first parameter at the mean in
         [0, 1]: image (N, C, H, W), integers."""
-        self.head.set_bias(0, image.float().mean(0) / (self.levels - 1))
+        self.head.set_bias(0, self.mean(image))
+
+    def mean(self, image: Tensor) -> Tensor:
+        """Of integer images (N, C, H, W), in [0, 1], as far as the head's bias can tell it: (C, H, W) or (C, 1, 1)."""
+        return self.head.shared(image.float().mean(0) / (self.levels - 1))
+
+    def edge(self, image: Tensor) -> float:
+        """How far a mean of images (N, C, H, W) is to keep from 0 and from 1: one image more would move it so."""
+        return 1 / (len(image) + 2)
 
 
 LikelihoodFactory = Callable[[Shape, Spec], Conditional]
-
-
-def mean_logit(image: Tensor, levels: int) -> Tensor:
-    """logit of the mean image in [0, 1], pulled off the ends: (N, C, H, W) -> (C, H, W)."""
-    mean = image.float().mean(0) / (levels - 1)
-    edge = 1 / (len(image) + 2)
-    return torch.logit(mean.clamp(edge, 1 - edge))

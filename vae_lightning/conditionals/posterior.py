@@ -6,13 +6,14 @@ import math
 from collections.abc import Callable, Mapping
 
 from torch import Tensor, nn
-from torch.distributions import Distribution, Independent, Normal
+from torch.distributions import Categorical, Distribution, Independent, Normal
 
 from vae_lightning.conditionals.likelihood import ImageHead
 from vae_lightning.core import Conditional, Delta, Shape, Spec
 from vae_lightning.nets import MLP, Corruption, NetFactory, at_least_float32, bounded_log_scale, map_depth
 
 EncoderFactory = Callable[[Spec, Shape], Conditional]
+ClassifierFactory = Callable[[Spec], Conditional]
 
 
 def latent_head(features: Shape, size: int) -> nn.Module:
@@ -50,6 +51,35 @@ class GaussianPosterior(Conditional):
         features = self.net(context)
         mu, raw = at_least_float32(self.mu(features)), at_least_float32(self.log_scale(features))
         return Independent(Normal(mu, bounded_log_scale(raw).exp(), validate_args=False), 1, validate_args=False)
+
+
+class ClassPosterior(Conditional):
+    """q(y|x) = Categorical(softmax(f(x))), y (1,) int64: a classifier. Starts even over the classes.
+
+    Args:
+        spec: of the images, with their classes.
+        net: from the image, scaled to [0, 1], to features.
+
+    Raises:
+        ValueError: data without classes.
+    """
+
+    def __init__(self, spec: Spec, net: NetFactory = MLP) -> None:
+        super().__init__()
+        classes = spec.require_classes(type(self).__name__)
+        self.net = net(spec.image_shape, spec.image_shape)
+        self.logits = nn.Linear(math.prod(self.net.out_shape), classes)
+        nn.init.zeros_(self.logits.weight)
+        nn.init.zeros_(self.logits.bias)
+
+    def forward(self, context: Tensor) -> Distribution:
+        features = self.net(context).flatten(-len(self.net.out_shape))
+        return class_distribution(at_least_float32(self.logits(features)))
+
+
+def class_distribution(logits: Tensor) -> Distribution:
+    """(*S, classes) -> over a label as a latent, (*S, 1) int64."""
+    return Independent(Categorical(logits=logits[..., None, :], validate_args=False), 1, validate_args=False)
 
 
 class PointMass(Conditional):

@@ -1,6 +1,6 @@
 """The nouns: a model tells its generative story once, and a `Draw` decides where each latent comes from."""
 
-from vae_lightning.core.data import Batch, Shape, Spec, TextSpec, image_of, rows, seeded, without_image
+from vae_lightning.core.data import UNKNOWN, Batch, Shape, Spec, TextSpec, image_of, rows, seeded, without_image
 from vae_lightning.core.delta import Delta
 from vae_lightning.core.draws import (
     FromPosterior,
@@ -12,12 +12,24 @@ from vae_lightning.core.draws import (
     told_until,
     traced,
 )
-from vae_lightning.core.model import ImageTextModel, LatentModel, Loss, Model, Objective
+from vae_lightning.core.model import (
+    Classifier,
+    Counting,
+    ImageTextModel,
+    LatentModel,
+    Loss,
+    Model,
+    Objective,
+    SumsOutClass,
+)
 from vae_lightning.core.story import Conditional, Draw, Site, Story, Trace, bits, centre, has_mean, has_rate
 
 __all__ = [
+    "UNKNOWN",
     "Batch",
+    "Classifier",
     "Conditional",
+    "Counting",
     "Delta",
     "Draw",
     "FromPosterior",
@@ -35,6 +47,7 @@ __all__ = [
     "Site",
     "Spec",
     "Story",
+    "SumsOutClass",
     "TextSpec",
     "Trace",
     "bits",

@@ -12,8 +12,12 @@ from torch import Tensor
 
 Shape = tuple[int, ...]
 Batch = Mapping[str, Tensor]
-"""What is given of B images, by name: image (B, C, H, W) float32 holding the integers 0..levels-1; label (B,) int64;
-text (B, T) int64, a caption's token ids: 1 (start), those of its words, 2 (end), and 0 to the end."""
+"""What is given of B images, by name: image (B, C, H, W) float32 holding the integers 0..levels-1; label (B,) int64,
+`UNKNOWN` where training is not told it; text (B, T) int64, a caption's token ids: 1 (start), those of its words, 2
+(end), and 0 to the end."""
+
+UNKNOWN = -1
+"""The label of an image of which it is not known."""
 
 
 @dataclass(frozen=True)

@@ -53,6 +53,25 @@ class Counting(Protocol):
         """Of images (B, C, H, W): name -> (), without gradient."""
 
 
+@runtime_checkable
+class Classifier(Protocol):
+    """A model that says which class an image is of."""
+
+    def class_log_prob(self, given: Batch) -> Tensor:
+        """log q(y|x) of every class, (B, classes); labels in the batch are not looked at."""
+
+
+@runtime_checkable
+class SumsOutClass(Classifier, Protocol):
+    """One whose class is a latent, which can be summed out."""
+
+    def by_class(self, given: Batch) -> Trace:
+        """The story of the images under each class in turn, without log p(y): of the shape (classes, B)."""
+
+    def log_p_y(self) -> Tensor:
+        """log p(y) of every class, nats, (classes,)."""
+
+
 class LatentModel(Model):
     """A generative story over latents and an image."""
 

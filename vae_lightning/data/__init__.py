@@ -6,6 +6,7 @@ from vae_lightning.data.captioned import Captioned, CaptionedFolder, DigitGramma
 from vae_lightning.data.captions import Captions
 from vae_lightning.data.digits import Digits
 from vae_lightning.data.door import admitted
+from vae_lightning.data.few_labels import FewLabels
 from vae_lightning.data.folder import ImageFolder
 from vae_lightning.data.hugging_face import HuggingFace
 from vae_lightning.data.items import MapDataset
@@ -26,6 +27,7 @@ __all__ = [
     "DigitGrammar",
     "Digits",
     "FashionMNIST",
+    "FewLabels",
     "HuggingFace",
     "ImageData",
     "ImageFolder",

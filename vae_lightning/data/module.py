@@ -22,9 +22,10 @@ from vae_lightning.data.batches import (
     shuffled,
 )
 from vae_lightning.data.door import admitted, look_for_copies
+from vae_lightning.data.few_labels import FewLabels, require_without
 from vae_lightning.data.say import say
-from vae_lightning.data.source import Images, ImageSource, Shape, find_root, require_match, sha256
-from vae_lightning.data.splits import STREAMS, Split, hold_back, told
+from vae_lightning.data.source import Images, ImageSource, Shape, find_root, require_match
+from vae_lightning.data.splits import STREAMS, Split, digests, hold_back, told
 from vae_lightning.tokens import train_tokens
 
 Column = Literal["label", "text", "caption", "meaning", "held_out"]
@@ -43,8 +44,7 @@ class ImageData(LightningDataModule):
         eval_batch_size: images a step of validation, test and prediction.
         val_size: how many training images are kept for validation (a number, or a share below 1), where the source
             brings no validation images of its own.
-        val_most: how many validation images there are at most, evenly over all that were kept or that the source
-            brings; null for all.
+        val_most: at most so many validation images, evenly over those kept or brought by the source; null for all.
         epoch_steps: training steps of an epoch, whatever the number of images: fewer are gone through several times,
             of more each epoch takes others. null for an epoch that takes each image once.
         split_seed: fixes that choice, and binarisation and captions of validation and test images.
@@ -52,14 +52,13 @@ class ImageData(LightningDataModule):
             once and for all in validation and test. The data then have 2 levels.
         horizontal_flip: mirrors half of the training images at random.
         shift: pixels up to which each training image is moved at random, both ways; what comes in repeats the edge.
-        augment: further changes of training images at random, such as torchvision.transforms.v2.RandomRotation, one
-            after the other, each image by itself (configs/augment/).
+        augment: further changes of training images at random, one after the other, each by itself (configs/augment/).
+        few_labels: which labels training is told, for semi-supervised models; null for all.
         download: fetch what is missing where torchvision knows how.
         columns: what batches hold beside the images, where it is there: label, text, and in validation and test caption
             (B, T), the one of `Captions.meanings`, meaning (B,), its number, held_out (B,); null for label and text.
         bpe: how many tokens captions are made of, by byte-pair encoding; null for a token a word.
-        text: tokens of an earlier run; null learns them from the training captions. The command line takes them from
-            the checkpoint.
+        text: tokens of an earlier run, from its checkpoint; null learns them from the training captions.
     """
 
     def __init__(
@@ -76,6 +75,7 @@ class ImageData(LightningDataModule):
         horizontal_flip: bool = False,
         shift: int = 0,
         augment: list[nn.Module] | None = None,
+        few_labels: FewLabels | None = None,
         download: bool = True,
         columns: list[Column] | None = None,
         bpe: int | None = None,
@@ -101,7 +101,7 @@ class ImageData(LightningDataModule):
         self.val_size, self.val_most, self.split_seed, self.shift = val_size, val_most, split_seed, shift
         self.epoch_steps = epoch_steps
         self.dynamic_binarization, self.horizontal_flip, self.download = dynamic_binarization, horizontal_flip, download
-        self.augment = augment or []
+        self.augment, self.few_labels = augment or [], few_labels
         self.columns, self.bpe, self.text = None if columns is None else tuple(columns), bpe, text
         self.seed, self.splits = torch.initial_seed(), dict[str, Images]()
         self._val_index: Tensor | None = None
@@ -134,12 +134,12 @@ class ImageData(LightningDataModule):
         return bool(self.horizontal_flip or self.shift or self.augment or self.dynamic_binarization)
 
     def _has(self, column: Column) -> bool:
-        """Whether batches hold labels, or text."""
         return (column != "text" or self.source.captioned) and (self.columns is None or column in self.columns)
 
     def check_matches(self, spec: Spec, needs: tuple[str, ...] = ()) -> None:
-        """See `require_match`."""
+        """See `require_match`; and a model that is told labels is told all."""
         require_match(self.spec, spec, needs)
+        require_without(self.few_labels, needs)
 
     def prepare_data(self) -> None:
         """Downloads on one process only, before the others read."""
@@ -203,14 +203,19 @@ class ImageData(LightningDataModule):
             return trainer.current_epoch if trainer else 0
 
         device, seed = trainer.strategy.root_device if trainer else torch.device("cpu"), self.seed
-        images = InMemory(self.splits[split].to(device), (lambda: seed_of(seed, epoch())) if shuffle else None)
         processes, length = trainer.world_size if trainer else 1, None
         if shuffle and self.epoch_steps is not None:
             length = self.epoch_steps * self.batch_size * processes
+        found = self.splits[split].to(device)
+        order = shuffled(len(found), seed, epoch, length) if shuffle else lambda: torch.arange(len(found))
+        if shuffle and self.few_labels is not None:
+            found = self.few_labels.told(found)
+            order, length = self.few_labels.order(found, seed, epoch, self.batch_size, processes, length)
+        images = InMemory(found, (lambda: seed_of(seed, epoch())) if shuffle else None)
         sampler = Batches(
             images,
             self.batch_size if split == "train" else self.eval_batch_size,
-            shuffled(len(images), seed, epoch, length) if shuffle else lambda: torch.arange(len(images)),
+            order,
             num_replicas=processes,
             rank=trainer.global_rank if trainer else 0,
             even=split == "train",
@@ -234,17 +239,12 @@ class ImageData(LightningDataModule):
     def record(self) -> dict[str, Any]:
         """What was split how, in plain data, with a digest of every split's bytes: two runs with equal records saw the
         same images."""
-        sizes = {name: len(images) for name, images in self.splits.items()}
-        digests = {name: sha256(images) for name, images in self.splits.items()}
-        captions = {name: it.captions.sha256() for name, it in self.splits.items() if it.captions is not None}
         return {
             "source": type(self.source).__name__,
             "image_shape": list(self.image_shape),
             "levels": self.levels,
             "dynamic_binarization": self.dynamic_binarization,
             "split_seed": self.split_seed,
-            "sizes": sizes,
-            "sha256": digests,
-            **({"captions": captions} if captions else {}),
+            **digests(self.splits),
             "val_index": "the source's own" if self._val_index is None else self._val_index.tolist(),
         }

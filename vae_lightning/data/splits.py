@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,7 +12,7 @@ from torch import Tensor
 from vae_lightning.core import TextSpec
 from vae_lightning.data.batches import seed_of
 from vae_lightning.data.reading.layout import Split
-from vae_lightning.data.source import Images
+from vae_lightning.data.source import Images, sha256
 from vae_lightning.tokens import tokens_of
 
 STREAMS: dict[Split, int] = {"val": 1, "test": 2, "train": 3}
@@ -52,3 +53,13 @@ def told(images: Images, split: Split, split_seed: int, text: TextSpec | None, c
     wanted = ("label", "text") if columns is None else columns
     shown = tuple(name for name in wanted if split != "train" or name in ("label", "text"))
     return replace(images, captions=captions, columns=shown)
+
+
+def digests(splits: Mapping[str, Images]) -> dict[str, Any]:
+    """Of every split its size and a digest of its bytes, and of its captions where there are any."""
+    captions = {name: images.captions.sha256() for name, images in splits.items() if images.captions is not None}
+    return {
+        "sizes": {name: len(images) for name, images in splits.items()},
+        "sha256": {name: sha256(images) for name, images in splits.items()},
+        **({"captions": captions} if captions else {}),
+    }

@@ -110,7 +110,7 @@ class ModelAndData:
         train = self.data.fixed("train")
         if aggregate:
             stories = (self.model.trace(batch).px for batch in self.batches(train, torch.randint(len(train), (count,))))
-        elif train.label is None:
+        elif train.label is None or "label" not in self.model.needs:
             stories = (self.model.sample({}, min(500, count - done)) for done in range(0, count, 500))
         else:  # of labels as they come in training
             chosen = torch.randint(len(train), (count,), generator=torch.Generator().manual_seed(0))

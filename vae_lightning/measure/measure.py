@@ -54,6 +54,7 @@ def measure(experiment: Experiment, data: ImageData, folder: Path) -> Results:
     assert isinstance(experiment.latent_model, LatentModel)
     sections = [
         likelihood(experiment),
+        classification(experiment, data),
         reconstruction(experiment, data, per_image),
         baselines(experiment, data, per_image),
         surprise(experiment, data, folder, per_image),
@@ -107,6 +108,17 @@ def settings(experiment: Experiment, data: ImageData) -> dict[str, Any]:
         "device": trainer.strategy.root_device.type,
         **({"density": "p(x|y)"} if isinstance(model, LatentModel) and model.is_conditional else {}),
     }
+
+
+def classification(experiment: Experiment, data: ImageData) -> Section:
+    """How often the class that the model infers is not the image's own; empty of one that infers none."""
+    section = Section("Classification")
+    if "error" in experiment.results:
+        section.add("error", "images that are misclassified", experiment.results["error"], "%", "lower")
+        few, count = data.few_labels, len(data.splits["train"])
+        told = f"the labels of {few.labels} chosen by the seed {few.seed}" if few else "all labels"
+        section.notes.append(f"Trained on {count} images and {told}.")
+    return section
 
 
 def likelihood(experiment: Experiment) -> Section:

@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from vae_lightning.core import Batch, LatentModel, Model, PosteriorMean, Spec, Trace, rows
+from vae_lightning.core import Batch, Classifier, LatentModel, Model, PosteriorMean, Spec, Trace, rows
 from vae_lightning.metrics.estimators.gap import OF_THE_BOUND, bound_beside
 from vae_lightning.metrics.estimators.importance import importance
 from vae_lightning.metrics.estimators.pareto import FEWEST, TOO_HEAVY, tail_length
@@ -125,6 +125,9 @@ class ImageEvaluation(Evaluation):
         trace = model.trace(batch)
         self._bound(batch, trace)
         self._codes(model, trace)
+        if isinstance(model, Classifier) and "label" in batch:
+            wrong = model.class_log_prob(batch).argmax(1) != batch["label"]
+            self.add("error", 100.0 * wrong)  # %
         if stage == "test":
             self._reconstruction(model, spec, batch, trace)
             if self.samples and trace.has_rate:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from vae_lightning.metrics.representation import Accuracy, Neighbours, distances, k_nearest, share
-from vae_lightning.nets.conv import stage_sizes
+from vae_lightning.nets import stage_sizes
 
 FEATURES = 128
 

@@ -15,6 +15,7 @@ from vae_lightning.models.frozen_site import FrozenSite
 from vae_lightning.models.open_clip import OpenClipImage, OpenClipText
 from vae_lightning.models.pixels import Pixels
 from vae_lightning.models.second_stage import SecondStage
+from vae_lightning.models.semi_supervised import SemiSupervisedVAE
 from vae_lightning.models.text_tower import BagOfWords, TextTower, TextTransformer
 from vae_lightning.models.unclip import UnCLIP
 from vae_lightning.models.vae import VAE
@@ -36,6 +37,7 @@ __all__ = [
     "OpenClipText",
     "Pixels",
     "SecondStage",
+    "SemiSupervisedVAE",
     "TextTower",
     "TextTransformer",
     "UnCLIP",

@@ -1,10 +1,12 @@
 """Tensor -> Tensor. No probability here, and any image size and channel count."""
 
 from vae_lightning.nets.base import Net, NetFactory, Shape, at_least_float32, bounded_log_scale, raw_log_scale
-from vae_lightning.nets.conv import ConvDecoder, ConvEncoder, map_depth
+from vae_lightning.nets.conv import ConvDecoder, ConvEncoder
 from vae_lightning.nets.corruption import Corruption, GaussianNoise, Masking, SaltAndPepper
 from vae_lightning.nets.denoiser import Denoiser, DenoiserFactory, PatchDenoiser, ResidualDenoiser
+from vae_lightning.nets.layers import MapNorm
 from vae_lightning.nets.mlp import MLP
+from vae_lightning.nets.sizes import Widths, map_depth, require_widths, stage_sizes
 from vae_lightning.nets.standardise import PerChannel, PrincipalComponents, Standardisation, StandardisationFactory
 from vae_lightning.nets.transformer import Cache, Transformer
 from vae_lightning.nets.unet import UNet
@@ -19,6 +21,7 @@ __all__ = [
     "Denoiser",
     "DenoiserFactory",
     "GaussianNoise",
+    "MapNorm",
     "Masking",
     "Net",
     "NetFactory",
@@ -33,8 +36,11 @@ __all__ = [
     "Transformer",
     "UNet",
     "VisionTransformer",
+    "Widths",
     "at_least_float32",
     "bounded_log_scale",
     "map_depth",
     "raw_log_scale",
+    "require_widths",
+    "stage_sizes",
 ]

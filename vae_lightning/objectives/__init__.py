@@ -21,6 +21,7 @@ from vae_lightning.objectives.schedules import (
     WarmupConstant,
     WarmupCosine,
 )
+from vae_lightning.objectives.semi_supervised import SemiSupervised
 from vae_lightning.objectives.site_nll import SiteNLL
 from vae_lightning.objectives.target_rate import Capacity, TargetRate
 
@@ -42,6 +43,7 @@ __all__ = [
     "Reconstruction",
     "Reparameterised",
     "Schedule",
+    "SemiSupervised",
     "SiteNLL",
     "Stages",
     "StickingTheLanding",

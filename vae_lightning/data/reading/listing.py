@@ -47,7 +47,9 @@ def list_images(folder: Path) -> list[str]:
         names += [below + name for name in files if name.lower().endswith(known) and not name.startswith(".")]
     if not names:
         arrays = sorted(path for path in folder.iterdir() if path.suffix.lower() in ARRAYS)
-        remedy = f"read the array by --data.source Arrays --data.source.path {arrays[0]}" if arrays else "check the path"
+        remedy = (
+            f"read the array by --data.source Arrays --data.source.path {arrays[0]}" if arrays else "check the path"
+        )
         raise ValueError(
             f"{folder}: expected images, got none with a suffix such as .png or .jpg in it or below it: {remedy}."
         )
