@@ -28,6 +28,7 @@ from vae_lightning.conditionals.likelihood import Likelihood, LikelihoodFactory
 from vae_lightning.conditionals.posterior import Corrupted, EncoderFactory, GaussianPosterior, PointMass
 from vae_lightning.conditionals.principal import PrincipalLogisticLikelihood, PrincipalPosterior, begins_as_pca
 from vae_lightning.conditionals.priors import GaussianMixture, PriorFactory, StandardNormal
+from vae_lightning.conditionals.top_down import TopDownGaussian, TopPosterior
 
 __all__ = [
     "AutoregressivePrior",
@@ -65,6 +66,8 @@ __all__ = [
     "SplineFlowPosterior",
     "SplineFlowPrior",
     "StandardNormal",
+    "TopDownGaussian",
+    "TopPosterior",
     "VampPrior",
     "begins_as_pca",
 ]

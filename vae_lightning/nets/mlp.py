@@ -23,6 +23,22 @@ def require_widths(name: str, widths: list[int], at_least: int = 0) -> None:
         raise ValueError(f"{name}: expected {at_least} or more widths, each of at least 1, got {widths}.")
 
 
+class ResidualUnits(nn.Module):
+    """x + linear(act(linear(act(x)))) over vectors. The last layer starts at zero, so the block starts as the
+    identity."""
+
+    def __init__(self, width: int, activation: Callable[[], nn.Module]) -> None:
+        super().__init__()
+        last = nn.Linear(width, width)
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
+        self.body = nn.Sequential(activation(), glorot(nn.Linear(width, width)), activation(), last)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = x + self.body(x)
+        return out
+
+
 class MLP(Net):
     """Fully connected layers over the flattened input. With `hidden=[]` the features are the input itself, so that the
     head alone makes a linear model.
