@@ -12,8 +12,15 @@ from tests.conftest import GENERATED, REPOSITORY, generated_flags
 from vae_lightning import load_model
 
 CONFIGS = REPOSITORY / "configs"
-SHAPES = {"digits": ((1, 8, 8), 17), "cifar10": ((3, 32, 32), 256), "images": ((3, 32, 32), 256)}
+SHAPES = {
+    "digits": ((1, 8, 8), 17),
+    "digits_ladder": ((1, 8, 8), 17),
+    "cifar10": ((3, 32, 32), 256),
+    "images": ((3, 32, 32), 256),
+}
 STATIC = ((1, 28, 28), 2)
+STATIC_EXPERIMENTS = ("mnist_static", "mnist_ladder")
+"""What their names begin with."""
 STEP = ["--trainer.max_epochs=1", "--trainer.limit_train_batches=2"]
 BARE = [*STEP, "--trainer.callbacks=null", "--trainer.enable_progress_bar=false"]
 """Without pictures, which every experiment draws."""
@@ -45,7 +52,7 @@ EXPERIMENTS = [path for path in (CONFIGS / "experiment").glob("*.yaml") if not p
 
 @pytest.mark.parametrize("path", sorted(EXPERIMENTS), ids=lambda path: path.stem)
 def test_experiments_run_and_rebuild(cli: Callable, path: Path) -> None:
-    shape, levels = STATIC if path.stem.startswith("mnist_static") else SHAPES.get(path.stem, ((1, 28, 28), 256))
+    shape, levels = STATIC if path.stem.startswith(STATIC_EXPERIMENTS) else SHAPES.get(path.stem, ((1, 28, 28), 256))
     few = ["--data.few_labels.labels=20", "--data.few_labels.per_batch=4"] if path.stem.endswith("_m2") else []
     done = cli("fit", "-c", path, *generated_flags(shape, levels), *STEP, *few)
     assert done.status == 0, done.err

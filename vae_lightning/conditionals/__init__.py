@@ -37,6 +37,7 @@ from vae_lightning.conditionals.posterior import (
 )
 from vae_lightning.conditionals.principal import PrincipalLogisticLikelihood, PrincipalPosterior, begins_as_pca
 from vae_lightning.conditionals.priors import GaussianMixture, PriorFactory, StandardNormal
+from vae_lightning.conditionals.top_down import TopDownGaussian, TopPosterior
 
 __all__ = [
     "AutoregressivePrior",
@@ -78,6 +79,8 @@ __all__ = [
     "SplineFlowPosterior",
     "SplineFlowPrior",
     "StandardNormal",
+    "TopDownGaussian",
+    "TopPosterior",
     "VampPrior",
     "begins_as_pca",
     "class_distribution",

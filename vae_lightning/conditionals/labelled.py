@@ -91,8 +91,12 @@ class LabelledLikelihood(Labelled):
 
     def __init__(self, latent_shape: Shape, spec: Spec, likelihood: LikelihoodFactory) -> None:
         super().__init__(spec)
-        *lead, size = latent_shape
-        self.likelihood = likelihood((*lead, size + self.classes), spec)
+        if len(latent_shape) != 1:
+            raise ValueError(
+                f"LabelledLikelihood: expected latents (d,), got maps of shape {tuple(latent_shape)}: let the prior "
+                "alone be told the label (LabelledGaussian), or choose nets of vectors (MLPLadder)."
+            )
+        self.likelihood = likelihood((latent_shape[0] + self.classes,), spec)
         self.needs = with_label(self.likelihood.needs)
 
     def forward(self, context: Mapping[str, Tensor]) -> Distribution:

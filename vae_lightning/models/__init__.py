@@ -12,6 +12,7 @@ from vae_lightning.models.frozen import (
     FrozenWhole,
 )
 from vae_lightning.models.frozen_site import FrozenSite
+from vae_lightning.models.ladder import LadderVAE
 from vae_lightning.models.open_clip import OpenClipImage, OpenClipText
 from vae_lightning.models.pixels import Pixels
 from vae_lightning.models.second_stage import SecondStage
@@ -33,6 +34,7 @@ __all__ = [
     "FrozenPrior",
     "FrozenSite",
     "FrozenWhole",
+    "LadderVAE",
     "OpenClipImage",
     "OpenClipText",
     "Pixels",

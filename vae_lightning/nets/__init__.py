@@ -4,10 +4,12 @@ from vae_lightning.nets.base import Net, NetFactory, Shape, at_least_float32, bo
 from vae_lightning.nets.conv import ConvDecoder, ConvEncoder
 from vae_lightning.nets.corruption import Corruption, GaussianNoise, Masking, SaltAndPepper
 from vae_lightning.nets.denoiser import Denoiser, DenoiserFactory, PatchDenoiser, ResidualDenoiser
+from vae_lightning.nets.ladder import ConvLadder, MLPLadder
 from vae_lightning.nets.layers import MapNorm
 from vae_lightning.nets.mlp import MLP
 from vae_lightning.nets.sizes import Widths, map_depth, require_widths, stage_sizes
 from vae_lightning.nets.standardise import PerChannel, PrincipalComponents, Standardisation, StandardisationFactory
+from vae_lightning.nets.top_down import LadderFactory, LadderNet, TopDownBlock
 from vae_lightning.nets.transformer import Cache, Transformer
 from vae_lightning.nets.unet import UNet
 from vae_lightning.nets.vision_transformer import VisionTransformer
@@ -17,10 +19,14 @@ __all__ = [
     "Cache",
     "ConvDecoder",
     "ConvEncoder",
+    "ConvLadder",
     "Corruption",
     "Denoiser",
     "DenoiserFactory",
     "GaussianNoise",
+    "LadderFactory",
+    "LadderNet",
+    "MLPLadder",
     "MapNorm",
     "Masking",
     "Net",
@@ -33,6 +39,7 @@ __all__ = [
     "Shape",
     "Standardisation",
     "StandardisationFactory",
+    "TopDownBlock",
     "Transformer",
     "UNet",
     "VisionTransformer",

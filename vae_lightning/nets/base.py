@@ -19,9 +19,19 @@ def at_least_float32(x: Tensor) -> Tensor:
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
-def bounded_log_scale(raw: Tensor) -> Tensor:
-    """Log standard deviations smoothly kept within +-7 (about 0.001 to 1000), so that no batch makes them infinite."""
-    return LOG_SCALE_BOUND * torch.tanh(raw / LOG_SCALE_BOUND)
+def bounded_log_scale(raw: Tensor, bound: float = LOG_SCALE_BOUND) -> Tensor:
+    """Log standard deviations smoothly kept within +-bound, 7 by default (about 0.001 to 1000), so that no batch makes
+    them infinite."""
+    return bound * torch.tanh(raw / bound)
+
+
+def over_leading(function: Callable[[Tensor], Tensor], x: Tensor, event_dim: int) -> Tensor:
+    """What a function of (N, *event) makes of (*S, *event), for any leading shape S: (*S, *out)."""
+    lead = x.shape[: x.dim() - event_dim]
+    if len(lead) == 1:
+        return function(x)
+    out = function(x.reshape(math.prod(lead), *x.shape[len(lead) :]))
+    return out.reshape(*lead, *out.shape[1:])
 
 
 def raw_log_scale(scale: Tensor) -> Tensor:
@@ -58,9 +68,7 @@ class Net(nn.Module, ABC):
                 f"{type(self).__name__} was built for inputs of shape {self.in_shape}, got {tuple(x.shape)}: "
                 "give images of the size that the model was trained on, or build the model for this size."
             )
-        if len(lead) == 1:
-            return self.body(x)
-        return self.body(x.reshape(math.prod(lead), *self.in_shape)).reshape(*lead, *self.out_shape)
+        return over_leading(self.body, x, len(self.in_shape))
 
 
 NetFactory = Callable[[Shape, Shape], Net]

@@ -112,6 +112,11 @@ class ConvDecoder(Net):
         layers: list[nn.Module] = [nn.Flatten()]
         (h, w), wide = sizes[0], make.parts * channels[0]
         if spatial:
+            if len(in_shape) == 3 and tuple(in_shape[1:]) != (h, w):
+                raise ValueError(
+                    f"ConvDecoder.channels: expected as many stages as bring the map {tuple(in_shape)} to the image's "
+                    f"{height}x{width}, got {len(channels)}, which begin at {h}x{w}: give a channel for each doubling."
+                )
             deep = map_depth("ConvDecoder", features, (h, w))
             to_map: list[nn.Module] = [nn.Unflatten(1, (deep, h, w)), nn.Conv2d(deep, wide, 3, padding=1)]
         else:
