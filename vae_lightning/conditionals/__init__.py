@@ -2,6 +2,8 @@
 
 from vae_lightning.conditionals.autoregressive import AutoregressivePrior
 from vae_lightning.conditionals.bernoulli import BernoulliLikelihood, ContinuousBernoulliLikelihood
+from vae_lightning.conditionals.code_transformer import CodeTransformer
+from vae_lightning.conditionals.codes import CodePosterior, CodePrior, GumbelPosterior, PriorOfCodes
 from vae_lightning.conditionals.conditions import Conditions, SiteDensity, SiteFactory
 from vae_lightning.conditionals.diffusion import Diffusion
 from vae_lightning.conditionals.discrete import (
@@ -33,6 +35,9 @@ __all__ = [
     "AutoregressivePrior",
     "BernoulliLikelihood",
     "CategoricalLikelihood",
+    "CodePosterior",
+    "CodePrior",
+    "CodeTransformer",
     "Conditions",
     "ContinuousBernoulliLikelihood",
     "Corrupted",
@@ -48,6 +53,7 @@ __all__ = [
     "GaussianOptimalScaleLikelihood",
     "GaussianPixelScaleLikelihood",
     "GaussianPosterior",
+    "GumbelPosterior",
     "InverseAutoregressivePosterior",
     "LabelledEncoder",
     "LabelledGaussian",
@@ -60,6 +66,7 @@ __all__ = [
     "PrincipalLogisticLikelihood",
     "PrincipalPosterior",
     "PriorFactory",
+    "PriorOfCodes",
     "SiteDensity",
     "SiteFactory",
     "SplineFlowPosterior",

@@ -13,10 +13,24 @@ from vae_lightning.core.draws import (
     traced,
 )
 from vae_lightning.core.model import ImageTextModel, LatentModel, Loss, Model, Objective
-from vae_lightning.core.story import Conditional, Draw, Site, Story, Trace, bits, centre, has_mean, has_rate
+from vae_lightning.core.story import (
+    Coded,
+    Conditional,
+    Draw,
+    Site,
+    Story,
+    Trace,
+    bits,
+    centre,
+    has_mean,
+    has_rate,
+    is_discrete,
+    is_point,
+)
 
 __all__ = [
     "Batch",
+    "Coded",
     "Conditional",
     "Delta",
     "Draw",
@@ -42,6 +56,8 @@ __all__ = [
     "has_mean",
     "has_rate",
     "image_of",
+    "is_discrete",
+    "is_point",
     "rows",
     "seeded",
     "told_until",

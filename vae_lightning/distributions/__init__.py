@@ -2,6 +2,16 @@
 
 from vae_lightning.distributions.binary_image import BinaryImage
 from vae_lightning.distributions.bins import Autoregressive, Bins, Step
+from vae_lightning.distributions.codes import (
+    AutoregressiveCategorical,
+    Choice,
+    CodePoint,
+    Codes,
+    OfCodes,
+    RelaxedCodes,
+    as_latent,
+    as_vectors,
+)
 from vae_lightning.distributions.continuous_bernoulli import ContinuousBernoulli
 from vae_lightning.distributions.diffused import Diffused, Predict, Sampler
 from vae_lightning.distributions.discretized_logistic import DiscretizedLogistic, even_edges, used_edges
@@ -24,9 +34,13 @@ from vae_lightning.distributions.rescaled import Rescaled
 
 __all__ = [
     "Autoregressive",
+    "AutoregressiveCategorical",
     "BinaryImage",
     "Bins",
     "CategoricalLevels",
+    "Choice",
+    "CodePoint",
+    "Codes",
     "ContinuousBernoulli",
     "CosinePath",
     "Diffused",
@@ -36,18 +50,22 @@ __all__ = [
     "LinkedChannels",
     "LinkedMixtures",
     "LogitNormalTimes",
+    "OfCodes",
     "OfEach",
     "Path",
     "Predict",
     "PredictClean",
     "PredictVelocity",
     "Prediction",
+    "RelaxedCodes",
     "Rescaled",
     "Sampler",
     "Step",
     "StraightPath",
     "Times",
     "UniformTimes",
+    "as_latent",
+    "as_vectors",
     "even_edges",
     "log_prob_of_each",
     "used_edges",

@@ -6,6 +6,7 @@ from vae_lightning.metrics.baselines import (
     independent_pixels_nll,
     pca_squared_error,
 )
+from vae_lightning.metrics.codes import CodeUsage
 from vae_lightning.metrics.estimators.importance import Importance, importance, log_prob, log_prob_curve
 from vae_lightning.metrics.evaluation import (
     Evaluation,
@@ -19,6 +20,7 @@ from vae_lightning.metrics.mean import MeanWithError, mean_error
 from vae_lightning.metrics.retrieval import Retrieval
 
 __all__ = [
+    "CodeUsage",
     "Evaluation",
     "Headline",
     "ImageEvaluation",

@@ -10,7 +10,8 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from vae_lightning.core import Batch, LatentModel, Model, PosteriorMean, Spec, Trace, rows
+from vae_lightning.core import Batch, Coded, LatentModel, Model, PosteriorMean, Spec, Trace, rows
+from vae_lightning.metrics.codes import CodeUsage, code_rows
 from vae_lightning.metrics.estimators.gap import OF_THE_BOUND, bound_beside
 from vae_lightning.metrics.estimators.importance import importance
 from vae_lightning.metrics.estimators.pareto import FEWEST, TOO_HEAVY, tail_length
@@ -54,6 +55,7 @@ class Evaluation(ABC):
         self.images = 0  # how many were measured, over all processes; known once `results` has gathered them
         self._means: dict[str, MeanWithError] = {}
         self._kept: dict[str, list[Tensor]] = {}
+        self._usages: dict[str, CodeUsage] = {}
 
     @abstractmethod
     def headline(self, model: Model, batch: Batch) -> Headline:
@@ -64,12 +66,13 @@ class Evaluation(ABC):
         """Measures a batch, always by the plain bound, whatever training weighs: the model is in evaluation mode."""
 
     def results(self) -> dict[str, tuple[float, float]]:
-        """Name -> (mean, standard error over images), over all processes."""
+        """Name -> (mean, standard error over images), over all processes; the error of what is no mean is nan."""
         estimates = {name: metric.compute() for name, metric in self._means.items()}
         self.images = max((int(estimate.images) for estimate in estimates.values()), default=0)
         if self.keep:
             self._kept = {name: [values] for name, values in from_all_processes(self.per_image).items()}
-        return {name: (e.mean.item(), e.standard_error.item()) for name, e in estimates.items()}
+        means = {name: (e.mean.item(), e.standard_error.item()) for name, e in estimates.items()}
+        return means | code_rows(self._usages)
 
     @property
     def per_image(self) -> dict[str, Tensor]:
@@ -84,6 +87,14 @@ class Evaluation(ABC):
         self._means[name].update(value)
         self.keep_each(name, value)
 
+    def count_codes(self, trace: Trace) -> None:
+        """Counts the codes of a trace's sites, where they are codes."""
+        for name, site in trace.sites.items():
+            if isinstance(site.q, Coded):
+                if name not in self._usages:
+                    self._usages[name] = CodeUsage(site.q.num_codes).to(self.device)
+                self._usages[name].update(site.q.indices_of(site.z))
+
     def keep_each(self, name: str, value: Tensor) -> None:
         """Keeps a quantity of each image, (B,), that has no mean."""
         if self.keep:
@@ -95,6 +106,7 @@ class ImageEvaluation(Evaluation):
 
     Args:
         samples: importance samples per image of the test's -log p(x); 0 leaves it out, and the studies that check it.
+            Codes that a quantiser chooses are points, which it leaves out: all that is known there is the bound.
         refinement: gradient steps (50 do) by which the test improves each image's posterior, which it then widens and
             draws its importance samples from; 0 for the encoder's own, from which published figures are.
         studies: let the test also study whole sets: what the latents carry, log p(x) by other estimators, samples,
@@ -123,7 +135,7 @@ class ImageEvaluation(Evaluation):
         self._bound(batch, trace)
         if stage == "test":
             self._reconstruction(model, spec, batch, trace)
-            if self.samples and trace.has_rate:
+            if self.samples and trace.has_rate and trace.is_random:
                 self._likelihood(model, batch, trace)
             if self.corruption is not None:
                 self._denoising(model, spec, batch)
@@ -140,6 +152,7 @@ class ImageEvaluation(Evaluation):
     def _bound(self, batch: Batch, trace: Trace) -> None:
         """ELBO, rate and distortion by one posterior sample an image, nats; bits/dim where images are discrete."""
         self.latent_size = trace.latent_size
+        self.count_codes(trace)
         scores = trace.scores()
         for name, value in scores.items():
             self.add(name, value)

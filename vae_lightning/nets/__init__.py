@@ -5,26 +5,41 @@ from vae_lightning.nets.conv import ConvDecoder, ConvEncoder, map_depth
 from vae_lightning.nets.corruption import Corruption, GaussianNoise, Masking, SaltAndPepper
 from vae_lightning.nets.denoiser import Denoiser, DenoiserFactory, PatchDenoiser, ResidualDenoiser
 from vae_lightning.nets.mlp import MLP
+from vae_lightning.nets.quantisers import (
+    Codebook,
+    FiniteScalarQuantiser,
+    OneHotCodes,
+    Quantised,
+    Quantiser,
+    QuantiserFactory,
+)
 from vae_lightning.nets.standardise import PerChannel, PrincipalComponents, Standardisation, StandardisationFactory
 from vae_lightning.nets.transformer import Cache, Transformer
 from vae_lightning.nets.unet import UNet
+from vae_lightning.nets.vector_quantiser import VectorQuantiser
 from vae_lightning.nets.vision_transformer import VisionTransformer
 
 __all__ = [
     "MLP",
     "Cache",
+    "Codebook",
     "ConvDecoder",
     "ConvEncoder",
     "Corruption",
     "Denoiser",
     "DenoiserFactory",
+    "FiniteScalarQuantiser",
     "GaussianNoise",
     "Masking",
     "Net",
     "NetFactory",
+    "OneHotCodes",
     "PatchDenoiser",
     "PerChannel",
     "PrincipalComponents",
+    "Quantised",
+    "Quantiser",
+    "QuantiserFactory",
     "ResidualDenoiser",
     "SaltAndPepper",
     "Shape",
@@ -32,6 +47,7 @@ __all__ = [
     "StandardisationFactory",
     "Transformer",
     "UNet",
+    "VectorQuantiser",
     "VisionTransformer",
     "at_least_float32",
     "bounded_log_scale",

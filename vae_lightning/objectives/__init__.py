@@ -14,10 +14,12 @@ from vae_lightning.objectives.schedules import (
     WarmupCosine,
 )
 from vae_lightning.objectives.site_nll import SiteNLL
+from vae_lightning.objectives.vq import VQ
 
 __all__ = [
     "ELBO",
     "IWAE",
+    "VQ",
     "Constant",
     "Contrastive",
     "Cyclical",
