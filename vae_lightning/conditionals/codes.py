@@ -15,7 +15,15 @@ from torch.distributions import Categorical, Distribution, Independent
 from vae_lightning.conditionals.posterior import latent_head
 from vae_lightning.core import Conditional, Shape, Spec
 from vae_lightning.distributions import CodePoint, Codes, RelaxedCodes, as_latent, as_vectors
-from vae_lightning.nets import MLP, Codebook, NetFactory, OneHotCodes, QuantiserFactory, VectorQuantiser, at_least_float32
+from vae_lightning.nets import (
+    MLP,
+    Codebook,
+    NetFactory,
+    OneHotCodes,
+    QuantiserFactory,
+    VectorQuantiser,
+    at_least_float32,
+)
 
 FITTED = 2**14
 """Vectors of training images from which a quantiser begins, at least."""
@@ -25,8 +33,8 @@ def positions_of(name: str, size: int, book: Codebook) -> int:
     """n of d numbers; raises ValueError where d is no multiple of a code's numbers."""
     if size % book.depth:
         raise ValueError(
-            f"{name}: expected a number of latents that is a multiple of a code's {book.depth} numbers, got {size}: set "
-            f"--model.latent_model.latent_size to {book.depth} times the number of positions."
+            f"{name}: expected a number of latents that is a multiple of a code's {book.depth} numbers, got {size}: "
+            f"set --model.latent_model.latent_size to {book.depth} times the number of positions."
         )
     return size // book.depth
 
@@ -139,8 +147,8 @@ class PriorOfCodes(Conditional):
         found = [part for part in encoder.modules() if isinstance(part, Codebook)]
         if len(found) != 1:
             raise ValueError(
-                f"{type(self).__name__}: expected an encoder of codes, such as CodePosterior or GumbelPosterior, got "
-                f"{type(encoder).__name__} with {len(found)} codebooks: choose one (configs/encoder/codes_*.yaml), or a "
+                f"{type(self).__name__}: expected an encoder of codes, such as CodePosterior or GumbelPosterior, "
+                f"got {type(encoder).__name__} with {len(found)} codebooks: choose one (configs/encoder/codes_*.yaml), or a "
                 "prior of continuous latents, such as StandardNormal."
             )
         self._books = found
@@ -174,5 +182,6 @@ class CodePrior(PriorOfCodes):
             self.register_buffer("logits", logits, persistent=False)
 
     def forward(self, context: Tensor | Mapping[str, Tensor] | None = None) -> Distribution:
+        book = self.book
         of_each = Categorical(logits=at_least_float32(self.logits), validate_args=False)
-        return Codes(self.book, Independent(of_each, 1, validate_args=False))
+        return Codes(book, Independent(of_each, 1, validate_args=False))

@@ -1,10 +1,9 @@
 """Densities that torch lacks. No nn.Module here, and no parameters: a density is a value."""
 
+from vae_lightning.distributions.autoregressive_categorical import AutoregressiveCategorical, Choice
 from vae_lightning.distributions.binary_image import BinaryImage
 from vae_lightning.distributions.bins import Autoregressive, Bins, Step
 from vae_lightning.distributions.codes import (
-    AutoregressiveCategorical,
-    Choice,
     CodePoint,
     Codes,
     OfCodes,

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-
 SHOWN = ("codes_used", "codes_perplexity")
 """What training shows of it beside the headline."""
 

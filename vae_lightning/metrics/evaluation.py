@@ -71,8 +71,9 @@ class Evaluation(ABC):
         self.images = max((int(estimate.images) for estimate in estimates.values()), default=0)
         if self.keep:
             self._kept = {name: [values] for name, values in from_all_processes(self.per_image).items()}
-        means = {name: (e.mean.item(), e.standard_error.item()) for name, e in estimates.items()}
-        return means | code_rows(self._usages)
+        return {name: (e.mean.item(), e.standard_error.item()) for name, e in estimates.items()} | code_rows(
+            self._usages
+        )
 
     @property
     def per_image(self) -> dict[str, Tensor]:
@@ -91,9 +92,8 @@ class Evaluation(ABC):
         """Counts the codes of a trace's sites, where they are codes."""
         for name, site in trace.sites.items():
             if isinstance(site.q, Coded):
-                if name not in self._usages:
-                    self._usages[name] = CodeUsage(site.q.num_codes).to(self.device)
-                self._usages[name].update(site.q.indices_of(site.z))
+                usage = self._usages.setdefault(name, CodeUsage(site.q.num_codes).to(self.device))
+                usage.update(site.q.indices_of(site.z))
 
     def keep_each(self, name: str, value: Tensor) -> None:
         """Keeps a quantity of each image, (B,), that has no mean."""
@@ -105,8 +105,8 @@ class ImageEvaluation(Evaluation):
     """What a latent model's images cost, and how well they come back.
 
     Args:
-        samples: importance samples per image of the test's -log p(x); 0 leaves it out, and the studies that check it.
-            Codes that a quantiser chooses are points, which it leaves out: all that is known there is the bound.
+        samples: importance samples per image of the test's -log p(x); 0 leaves it out, and the studies that check it,
+            as a quantiser's codes do, of which one sample is all.
         refinement: gradient steps (50 do) by which the test improves each image's posterior, which it then widens and
             draws its importance samples from; 0 for the encoder's own, from which published figures are.
         studies: let the test also study whole sets: what the latents carry, log p(x) by other estimators, samples,

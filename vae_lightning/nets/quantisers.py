@@ -25,9 +25,17 @@ class Codebook(nn.Module, ABC):
         depth: numbers of a vector.
     """
 
+    _here: Tensor
+
     def __init__(self, size: int, depth: int) -> None:
         super().__init__()
         self.size, self.depth = size, depth
+        self.register_buffer("_here", torch.empty(0), persistent=False)
+
+    @property
+    def device(self) -> torch.device:
+        """Where it is."""
+        return self._here.device
 
     @abstractmethod
     def vectors(self, indices: Tensor) -> Tensor:

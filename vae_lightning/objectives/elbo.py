@@ -43,8 +43,8 @@ def require_a_prior_of_codes(trace: Trace) -> None:
     for site in trace.sites.values():
         if is_discrete(site.q) and not is_discrete(site.p):
             raise ValueError(
-                f"expected a prior of codes for the discrete posterior at {site.name!r}, got {type(site.p).__name__}, a "
-                "density: choose CodePrior or CodeTransformer (configs/prior/codes.yaml, code_transformer.yaml)."
+                f"expected a prior of codes for the discrete posterior at {site.name!r}, got {type(site.p).__name__}, "
+                "a density: choose CodePrior or CodeTransformer (configs/prior/codes.yaml, code_transformer.yaml)."
             )
 
 

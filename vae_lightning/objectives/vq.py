@@ -9,8 +9,8 @@ from vae_lightning.objectives.elbo import commitment, require_a_prior_of_codes, 
 class VQ(Objective):
     """-log p(x|codes) - log p(codes) + w |e - codes|^2, e the encoder's vectors, averaged over the batch: the bound in
     nats per image, and a commitment loss that draws the vectors to their codes (van den Oord et al. 2017, eq. 3; the
-    codes follow the vectors by averages, not by this loss). The squares are summed over the numbers of all positions, as
-    the other terms are over an image, so that w means the same at any batch size and any size of the map.
+    codes follow the vectors by averages, not by this loss). The squares are summed over the numbers of all positions,
+    as the other terms are over an image, so that w means the same at any batch size and any size of the map.
 
     No gradient passes from the rate to the encoder: it is what the prior learns by.
 
@@ -29,7 +29,7 @@ class VQ(Objective):
         if commitment(trace) is None:
             got = ", ".join(type(site.q).__name__ for site in trace.sites.values())
             raise ValueError(
-                f"the objective VQ expects an encoder with a learned codebook (CodePosterior with VectorQuantiser), got "
+                "the objective VQ expects an encoder with a learned codebook (CodePosterior with VectorQuantiser), got "
                 f"{got}: choose the objective ELBO, or such an encoder (configs/encoder/codes_vector.yaml)."
             )
         require_a_prior_of_codes(trace)
