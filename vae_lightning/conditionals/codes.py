@@ -147,9 +147,9 @@ class PriorOfCodes(Conditional):
         found = [part for part in encoder.modules() if isinstance(part, Codebook)]
         if len(found) != 1:
             raise ValueError(
-                f"{type(self).__name__}: expected an encoder of codes, such as CodePosterior or GumbelPosterior, "
-                f"got {type(encoder).__name__} with {len(found)} codebooks: choose one (configs/encoder/codes_*.yaml), or a "
-                "prior of continuous latents, such as StandardNormal."
+                f"{type(self).__name__}: expected an encoder of codes, such as CodePosterior or GumbelPosterior, got "
+                f"{type(encoder).__name__} with {len(found)} codebooks: choose one of codes "
+                "(configs/encoder/codes_*.yaml, gumbel.yaml), or a prior of continuous latents, such as StandardNormal."
             )
         self._books = found
         self.build(positions_of(type(self).__name__, self.size, found[0]), found[0].size)

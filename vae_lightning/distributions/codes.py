@@ -1,8 +1,8 @@
 """Distributions of codes: each value is an array of vectors out of a codebook, one at each of n positions.
 
 A story's latent is these vectors, (*S, d) with d = depth x n, so that gradients pass between decoder and encoder and
-any decoder can read it; its probability is that of the indices. The numbers of a vector stand n apart: a map of positions
-(h, w) is a map (depth, h, w) of numbers, as the convolutional nets read it.
+any decoder can read it; its probability is that of the indices. The numbers of a vector stand n apart: a map of
+positions (h, w) is a map (depth, h, w) of numbers, as the convolutional nets read it.
 
 Legend of shapes: n positions; K codes of `depth` numbers each; S any leading shape.
 """
