@@ -106,5 +106,5 @@ def test_by_the_commands(cli: Callable, kind: str) -> None:
     np.save("images.npy", images.numpy())
     done = cli("compress", "images.npy", "-o", "a.vlz", "--ckpt_path", run)
     assert done.status == 0, done.err
-    assert cli("decompress", "a.vlz", "-o", "back.npy", "--ckpt_path", run).status == 0
-    assert np.array_equal(np.load("back.npy"), images.numpy())
+    assert cli("decompress", "a.vlz", "-o", "back", "--ckpt_path", run).status == 0
+    assert np.array_equal(np.load("back/images.npy"), images.numpy())
