@@ -67,13 +67,12 @@ class Evaluation(ABC):
 
     def results(self) -> dict[str, tuple[float, float]]:
         """Name -> (mean, standard error over images), over all processes; the error of what is no mean is nan."""
-        estimates = {name: metric.compute() for name, metric in self._means.items()}
+        estimates = {name: mean.compute() for name, mean in self._means.items()}
         self.images = max((int(estimate.images) for estimate in estimates.values()), default=0)
         if self.keep:
             self._kept = {name: [values] for name, values in from_all_processes(self.per_image).items()}
-        return {name: (e.mean.item(), e.standard_error.item()) for name, e in estimates.items()} | code_rows(
-            self._usages
-        )
+        means = {name: (e.mean.item(), e.standard_error.item()) for name, e in estimates.items()}
+        return means | code_rows(self._usages)
 
     @property
     def per_image(self) -> dict[str, Tensor]:
@@ -105,8 +104,7 @@ class ImageEvaluation(Evaluation):
     """What a latent model's images cost, and how well they come back.
 
     Args:
-        samples: importance samples per image of the test's -log p(x); 0 leaves it out, and the studies that check it,
-            as a quantiser's codes do, of which one sample is all.
+        samples: importance samples per image of the test's -log p(x); 0, or a quantiser's codes, leave it out, and what checks it.
         refinement: gradient steps (50 do) by which the test improves each image's posterior, which it then widens and
             draws its importance samples from; 0 for the encoder's own, from which published figures are.
         studies: let the test also study whole sets: what the latents carry, log p(x) by other estimators, samples,
