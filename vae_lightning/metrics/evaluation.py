@@ -104,7 +104,7 @@ class ImageEvaluation(Evaluation):
     """What a latent model's images cost, and how well they come back.
 
     Args:
-        samples: importance samples per image of the test's -log p(x); 0, or codes of a quantiser, leave it and its checks out.
+        samples: importance samples per image of the test's -log p(x); 0, or a quantiser's codes, leave it out.
         refinement: gradient steps (50 do) by which the test improves each image's posterior, which it then widens and
             draws its importance samples from; 0 for the encoder's own, from which published figures are.
         studies: let the test also study whole sets: what the latents carry, log p(x) by other estimators, samples,
