@@ -15,6 +15,7 @@ CONFIGS = REPOSITORY / "configs"
 SHAPES = {
     "digits": ((1, 8, 8), 17),
     "digits_ladder": ((1, 8, 8), 17),
+    "digits_vq": ((1, 8, 8), 17),
     "cifar10": ((3, 32, 32), 256),
     "images": ((3, 32, 32), 256),
 }
@@ -42,6 +43,15 @@ def fragments(*chosen: str) -> list[str]:
     return [word for file in files for word in ("-c", str(file))]
 
 
+GOES_WITH = {
+    "encoder/codes_vector": ["objective/vq", "prior/codes"],
+    "encoder/codes_finite_scalar": ["prior/codes"],
+    "encoder/gumbel": ["prior/codes"],
+    "prior/codes": ["encoder/codes_finite_scalar"],
+    "prior/code_transformer": ["encoder/codes_finite_scalar"],
+    "objective/vq": ["encoder/codes_vector", "prior/codes"],
+}
+"""Fragments of discrete latents, which come in pairs."""
 QUICK = ("--model.evaluation.samples=2", "--model.evaluation.studies=false")
 
 
@@ -52,6 +62,8 @@ EXPERIMENTS = [path for path in (CONFIGS / "experiment").glob("*.yaml") if not p
 
 @pytest.mark.parametrize("path", sorted(EXPERIMENTS), ids=lambda path: path.stem)
 def test_experiments_run_and_rebuild(cli: Callable, path: Path) -> None:
+    if path.stem.endswith("_vq"):
+        pytest.importorskip("vector_quantize_pytorch", reason="pip install 'vae-lightning[vq]'")
     shape, levels = STATIC if path.stem.startswith(STATIC_EXPERIMENTS) else SHAPES.get(path.stem, ((1, 28, 28), 256))
     few = ["--data.few_labels.labels=20", "--data.few_labels.per_batch=4"] if path.stem.endswith("_m2") else []
     done = cli("fit", "-c", path, *generated_flags(shape, levels), *STEP, *few)
@@ -77,6 +89,9 @@ def test_fragments_of_every_slot_run_a_step(cli: Callable, choice: str) -> None:
         chosen.append("objective/reconstruction")
     if choice == "model/linear":
         chosen.append("likelihood/gaussian_learned")
+    chosen += GOES_WITH.get(choice, [])
+    if "encoder/codes_vector" in chosen:
+        pytest.importorskip("vector_quantize_pytorch", reason="pip install 'vae-lightning[vq]'")
     levels = 2 if choice == "likelihood/bernoulli" else 256
     done = cli("fit", *fragments(*chosen), *generated_flags((1, 28, 20), levels), *BARE)
     assert done.status == 0, done.err

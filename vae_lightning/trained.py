@@ -9,7 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
+from vae_lightning.conditionals import CodeTransformer
 from vae_lightning.core import Batch, FromPrior, Given, LatentModel, PosteriorMean, Spec, Trace, seeded
+from vae_lightning.distributions import Choice
 from vae_lightning.metrics import log_prob
 from vae_lightning.metrics.estimators.refinement import refined
 from vae_lightning.models import UnCLIP
@@ -118,6 +120,22 @@ class TrainedModel(nn.Module):
                 "codes (configs/experiment/digits_autoencoder_second_stage.yaml)."
             )
         return self.latent_model.sample(self._labelled(label), num_samples)
+
+    def choose_codes(self, choice: Choice) -> None:
+        """Has an autoregressive prior of codes draw each by its temperature, top_k and top_p, from here on: its
+        probabilities, and the bound, are then those of what it draws. `Choice()` for what was learned.
+
+        Raises:
+            ValueError: the model has no such prior.
+        """
+        found = [part for part in self.latent_model.modules() if isinstance(part, CodeTransformer)]
+        if not found:
+            raise ValueError(
+                "temperature, top_k, top_p: expected a model whose prior is a CodeTransformer, got another: leave them "
+                "out, or train such a model (configs/experiment/digits_vq.yaml)."
+            )
+        for part in found:
+            part.choice = choice
 
     def require_by_class(self) -> None:
         """Raises ValueError for a model that does not generate by class."""

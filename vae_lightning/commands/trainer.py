@@ -13,6 +13,7 @@ from vae_lightning.commands.scoring import ScoringTrainer, output_file, require_
 from vae_lightning.core import image_of
 from vae_lightning.data import ImageData
 from vae_lightning.data.module import Split
+from vae_lightning.distributions import Choice
 from vae_lightning.files import write_atomically
 from vae_lightning.images.pictures import grid, reconstruction_grid, save_picture
 from vae_lightning.train.module import Experiment
@@ -42,6 +43,9 @@ class CommandTrainer(ScoringTrainer):
         num_samples: int = 64,
         label: str | None = None,
         mean: bool = True,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        top_p: float = 1.0,
         output: str | None = None,
         overwrite: bool = False,
     ) -> None:
@@ -53,12 +57,17 @@ class CommandTrainer(ScoringTrainer):
             label: a class's name or number, for a model that generates by class; null for as many of each class, in a
                 row of their own, num_samples or a few more in all.
             mean: E[x|z] of each z; false draws x from p(x|z).
+            temperature: of an autoregressive prior of codes, divides its logits: below 1 for likelier codes.
+            top_k: of the same, draw each code among the k likeliest alone; null for all.
+            top_p: of the same, among the likeliest whose probabilities sum to this.
             output: file to write, .png for a picture, .npy for the integer images (N, C, H, W); null means samples.png
                 in the run's folder.
             overwrite: an older file of that name may be lost.
         """
         require_some("num_samples", num_samples)
         trained = self._trained(model)
+        if (choice := Choice(temperature, top_k, top_p)) != Choice():
+            trained.choose_codes(choice)
         file = output_file(output, Path(ckpt_path), "samples.png", (*PICTURES, ".npy"), overwrite)
         labels, columns, of = self._asked(trained, label), max(1, round(num_samples**0.5)), ""
         if len(labels) > 1:

@@ -51,6 +51,18 @@ def latent_codec(density: Distribution, grid: Grid) -> Codec:
     )
 
 
+@singledispatch
+def latent_points(density: Distribution, grid: Grid, symbols: Integers) -> Tensor:
+    """The latents (*S, *event) of symbols (n,) that a density's codec codes; by default the points of the grid."""
+    return grid.points(symbols, density.mean)
+
+
+@singledispatch
+def popped(density: Distribution) -> int:
+    """How many symbols are popped with a posterior."""
+    return math.prod((*density.batch_shape, *density.event_shape))
+
+
 @image_codec.register
 def _(density: Independent) -> Codec:
     return image_codec(density.base_dist)

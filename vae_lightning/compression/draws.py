@@ -10,8 +10,9 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from vae_lightning.compression.codecs import Codec, Grid
-from vae_lightning.compression.densities import latent_codec
+from vae_lightning.compression.densities import latent_codec, latent_points, popped
 from vae_lightning.compression.stack import Integers, Stack
+from vae_lightning.core import centre
 
 
 class Latent(NamedTuple):
@@ -40,10 +41,10 @@ class PopPosterior(_Waiting):
     def __call__(self, name: str, p: Distribution, q: Distribution | None = None) -> Tensor:
         q = _required(name, q)
         posterior = _codec(name, "posterior", q, self.grid)
-        self.stack.scramble(q.mean.numel())
+        self.stack.scramble(popped(q))
         symbols = posterior.pop(self.stack)
         self.waiting.append((_codec(name, "prior", p.expand(q.batch_shape), self.grid), symbols))
-        return self.grid.points(symbols, q.mean)
+        return latent_points(q, self.grid, symbols)
 
     def push(self) -> None:
         for codec, symbols in reversed(self.waiting):
@@ -62,7 +63,7 @@ class PopPrior:
     def __call__(self, name: str, p: Distribution, q: Distribution | None = None) -> Tensor:
         p = p.expand((self.batch,))
         symbols = _codec(name, "prior", p, self.grid).pop(self.stack)
-        self.latents[name] = Latent(symbols, self.grid.points(symbols, p.mean))
+        self.latents[name] = Latent(symbols, latent_points(p, self.grid, symbols))
         return self.latents[name].z
 
 
@@ -73,23 +74,26 @@ class Retell(_Waiting):
     def __init__(self, stack: Stack, grid: Grid, latents: Mapping[str, Latent]) -> None:
         super().__init__(stack, grid)
         self.latents = latents
+        self.taken: list[int] = []
 
     def __call__(self, name: str, p: Distribution, q: Distribution | None = None) -> Tensor:
         symbols, z = self.latents[name]
-        self.waiting.append((_codec(name, "posterior", _required(name, q), self.grid), symbols))
+        q = _required(name, q)
+        self.waiting.append((_codec(name, "posterior", q, self.grid), symbols))
+        self.taken.append(popped(q))
         if len(self.waiting) == len(self.latents):
             raise StoryTold  # the likelihood, often the dearest part, has been computed before
         return z
 
     def push(self) -> None:
-        for codec, symbols in reversed(self.waiting):
+        for (codec, symbols), taken in zip(reversed(self.waiting), reversed(self.taken), strict=True):
             codec.push(self.stack, symbols)
-            self.stack.scramble(len(symbols))
+            self.stack.scramble(taken)
 
 
 @dataclass
 class Inspect:
-    """Takes the posterior's mean, and raises ValueError for a latent that cannot be coded."""
+    """Takes the posterior's centre, and raises ValueError for a latent that cannot be coded."""
 
     grid: Grid
     names: set[str] = field(default_factory=set)
@@ -101,7 +105,7 @@ class Inspect:
         q = _required(name, q)
         _codec(name, "posterior", q, self.grid)
         _codec(name, "prior", p.expand(q.batch_shape), self.grid)
-        return q.mean
+        return centre(q)
 
 
 def _required(name: str, q: Distribution | None) -> Distribution:

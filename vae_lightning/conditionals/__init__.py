@@ -2,6 +2,8 @@
 
 from vae_lightning.conditionals.autoregressive import AutoregressivePrior
 from vae_lightning.conditionals.bernoulli import BernoulliLikelihood, ContinuousBernoulliLikelihood
+from vae_lightning.conditionals.code_transformer import CodeTransformer
+from vae_lightning.conditionals.codes import CodePosterior, CodePrior, GumbelPosterior, PriorOfCodes
 from vae_lightning.conditionals.conditions import Conditions, SiteDensity, SiteFactory
 from vae_lightning.conditionals.correlated import FullCovariancePosterior, LowRankPosterior
 from vae_lightning.conditionals.diffusion import Diffusion
@@ -45,6 +47,9 @@ __all__ = [
     "CategoricalLikelihood",
     "ClassPosterior",
     "ClassifierFactory",
+    "CodePosterior",
+    "CodePrior",
+    "CodeTransformer",
     "Conditions",
     "ContinuousBernoulliLikelihood",
     "Corrupted",
@@ -61,6 +66,7 @@ __all__ = [
     "GaussianOptimalScaleLikelihood",
     "GaussianPixelScaleLikelihood",
     "GaussianPosterior",
+    "GumbelPosterior",
     "InverseAutoregressivePosterior",
     "LabelledEncoder",
     "LabelledGaussian",
@@ -74,6 +80,7 @@ __all__ = [
     "PrincipalLogisticLikelihood",
     "PrincipalPosterior",
     "PriorFactory",
+    "PriorOfCodes",
     "SiteDensity",
     "SiteFactory",
     "SplineFlowPosterior",

@@ -22,12 +22,26 @@ from vae_lightning.core.model import (
     Objective,
     SumsOutClass,
 )
-from vae_lightning.core.story import Conditional, Draw, Site, Story, Trace, bits, centre, has_mean, has_rate
+from vae_lightning.core.story import (
+    Coded,
+    Conditional,
+    Draw,
+    Site,
+    Story,
+    Trace,
+    bits,
+    centre,
+    has_mean,
+    has_rate,
+    is_discrete,
+    is_point,
+)
 
 __all__ = [
     "UNKNOWN",
     "Batch",
     "Classifier",
+    "Coded",
     "Conditional",
     "Counting",
     "Delta",
@@ -55,6 +69,8 @@ __all__ = [
     "has_mean",
     "has_rate",
     "image_of",
+    "is_discrete",
+    "is_point",
     "rows",
     "seeded",
     "told_until",

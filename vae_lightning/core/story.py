@@ -93,6 +93,32 @@ def has_mean(d: Distribution) -> bool:
         return False
 
 
+def is_discrete(d: Distribution) -> bool:
+    """Whether its values are discrete, so that it is a probability, and no gradient leads to them."""
+    try:
+        return bool(getattr(d.support, "is_discrete", False))
+    except NotImplementedError:
+        return False
+
+
+def is_point(d: Distribution) -> bool:
+    """Whether all mass lies at a point, (*S, *event): it has no variance."""
+    try:
+        return not bool(d.variance.any())
+    except NotImplementedError:
+        return False
+
+
+@runtime_checkable
+class Coded(Protocol):
+    """A distribution of codes: each value is n of them, out of a codebook of `num_codes`."""
+
+    num_codes: int
+
+    def indices_of(self, z: Tensor) -> Tensor:
+        """The indices of a value, (*S, d) -> (*S, n) int64."""
+
+
 @runtime_checkable
 class Centred(Protocol):
     """A distribution without a mean in closed form that names a point of its own in the middle, (*S, *event)."""
@@ -170,6 +196,11 @@ class Trace:
     def is_discrete(self) -> bool:
         """Whether p(x|z) is a probability of grey levels, so that its code length is a number of bits."""
         return bool(getattr(self.px.support, "is_discrete", False))
+
+    @property
+    def is_random(self) -> bool:
+        """Whether any latent is drawn with noise: else all importance samples are one."""
+        return not all(is_point(site.q) for site in self.sites.values())
 
     @property
     def latent_size(self) -> int:

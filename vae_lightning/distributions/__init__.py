@@ -1,7 +1,16 @@
 """Densities that torch lacks. No nn.Module here, and no parameters: a density is a value."""
 
+from vae_lightning.distributions.autoregressive_categorical import AutoregressiveCategorical, Choice
 from vae_lightning.distributions.binary_image import BinaryImage
 from vae_lightning.distributions.bins import Autoregressive, Bins, Step
+from vae_lightning.distributions.codes import (
+    CodePoint,
+    Codes,
+    OfCodes,
+    RelaxedCodes,
+    as_latent,
+    as_vectors,
+)
 from vae_lightning.distributions.continuous_bernoulli import ContinuousBernoulli
 from vae_lightning.distributions.correlated import FullCovarianceNormal, LowRankNormal
 from vae_lightning.distributions.diffused import Diffused, Predict, Sampler
@@ -25,9 +34,13 @@ from vae_lightning.distributions.rescaled import Rescaled
 
 __all__ = [
     "Autoregressive",
+    "AutoregressiveCategorical",
     "BinaryImage",
     "Bins",
     "CategoricalLevels",
+    "Choice",
+    "CodePoint",
+    "Codes",
     "ContinuousBernoulli",
     "CosinePath",
     "Diffused",
@@ -39,18 +52,22 @@ __all__ = [
     "LinkedMixtures",
     "LogitNormalTimes",
     "LowRankNormal",
+    "OfCodes",
     "OfEach",
     "Path",
     "Predict",
     "PredictClean",
     "PredictVelocity",
     "Prediction",
+    "RelaxedCodes",
     "Rescaled",
     "Sampler",
     "Step",
     "StraightPath",
     "Times",
     "UniformTimes",
+    "as_latent",
+    "as_vectors",
     "even_edges",
     "log_prob_of_each",
     "used_edges",

@@ -55,6 +55,7 @@ def measure(experiment: Experiment, data: ImageData, folder: Path) -> Results:
     sections = [
         likelihood(experiment),
         classification(experiment, data),
+        codes(experiment),
         reconstruction(experiment, data, per_image),
         baselines(experiment, data, per_image),
         surprise(experiment, data, folder, per_image),
@@ -195,6 +196,17 @@ def _tails(share: float, k: int, refinement: int) -> list[str]:
         "(configs/objective/iwae.yaml), "
         f"or, which helps slowly, raise --model.evaluation.samples (to {10 * k})."
     ]
+
+
+def codes(experiment: Experiment) -> Section:
+    """Which codes of a codebook the test images use, all of them taken together."""
+    section = Section("Codes")
+    for name, value in experiment.results.items():
+        if name.startswith("codes_"):
+            share = "_share" in name
+            label = name.removeprefix("codes_").replace("_share", "").replace("_", " of ")
+            section.add(name, label, value, "% of codes" if share else "codes", "higher")
+    return section
 
 
 def reconstruction(experiment: Experiment, data: ImageData, kept: dict[str, Tensor]) -> Section:

@@ -8,9 +8,9 @@ from typing import NamedTuple, TypeVar
 
 import torch
 
-from vae_lightning.core import Site, has_mean, seeded
+from vae_lightning.core import Site, has_mean, is_discrete, seeded
 from vae_lightning.measure.context import ModelAndData
-from vae_lightning.metrics.estimators.joint import diagonal_gaussian, is_discrete
+from vae_lightning.metrics.estimators.joint import diagonal_gaussian
 from vae_lightning.objectives.elbo import kl_per_latent
 from vae_lightning.report.results import Section
 

@@ -1,15 +1,15 @@
 """Measures of models and their baselines. All in nats per image unless the name says otherwise."""
 
+from vae_lightning.metrics.base import Evaluation, Headline
 from vae_lightning.metrics.baselines import (
     gaussian_rate_distortion,
     held_out_rate_distortion,
     independent_pixels_nll,
     pca_squared_error,
 )
+from vae_lightning.metrics.codes import CodeUsage
 from vae_lightning.metrics.estimators.importance import Importance, importance, log_prob, log_prob_curve
 from vae_lightning.metrics.evaluation import (
-    Evaluation,
-    Headline,
     ImageEvaluation,
     SiteEvaluation,
     nats_per_bit_per_dim,
@@ -19,6 +19,7 @@ from vae_lightning.metrics.mean import MeanWithError, mean_error
 from vae_lightning.metrics.retrieval import Retrieval
 
 __all__ = [
+    "CodeUsage",
     "Evaluation",
     "Headline",
     "ImageEvaluation",

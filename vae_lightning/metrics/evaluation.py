@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import itertools
 import math
-from abc import ABC, abstractmethod
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from vae_lightning.core import Batch, Classifier, LatentModel, Model, PosteriorMean, Spec, Trace, rows
+from vae_lightning.metrics.base import Evaluation, Headline
 from vae_lightning.metrics.estimators.gap import OF_THE_BOUND, bound_beside
 from vae_lightning.metrics.estimators.importance import importance
 from vae_lightning.metrics.estimators.pareto import FEWEST, TOO_HEAVY, tail_length
 from vae_lightning.metrics.estimators.refinement import refined
-from vae_lightning.metrics.mean import MeanWithError, from_all_processes
 from vae_lightning.metrics.text2image.attributes import Attributes
 from vae_lightning.nets import Corruption
 
@@ -28,72 +27,11 @@ def sample_counts(num_samples: int) -> list[int]:
     return [*itertools.takewhile(lambda k: k < num_samples, (10**i for i in itertools.count())), num_samples]
 
 
-class Headline(NamedTuple):
-    """The number that checkpoints follow, and which way is better."""
-
-    name: str
-    mode: Literal["max", "min"]
-
-
-class Evaluation(ABC):
-    """Means over the images of a pass, each with its standard error. `start` begins a pass, `update` takes its batches,
-    `results` ends it."""
-
-    def __init__(self) -> None:
-        self.start(torch.device("cpu"))
-
-    def start(self, device: torch.device, keep: bool = False) -> None:
-        """Forgets what was measured.
-
-        Args:
-            device: where the sums are kept.
-            keep: keep what belongs to each image, too: `per_image`.
-        """
-        self.device, self.keep = device, keep
-        self.images = 0  # how many were measured, over all processes; known once `results` has gathered them
-        self._means: dict[str, MeanWithError] = {}
-        self._kept: dict[str, list[Tensor]] = {}
-
-    @abstractmethod
-    def headline(self, model: Model, batch: Batch) -> Headline:
-        """Of a model, told a batch of two images or more."""
-
-    @abstractmethod
-    def update(self, model: Model, spec: Spec, batch: Batch, stage: Literal["val", "test"]) -> None:
-        """Measures a batch, always by the plain bound, whatever training weighs: the model is in evaluation mode."""
-
-    def results(self) -> dict[str, tuple[float, float]]:
-        """Name -> (mean, standard error over images), over all processes."""
-        estimates = {name: metric.compute() for name, metric in self._means.items()}
-        self.images = max((int(estimate.images) for estimate in estimates.values()), default=0)
-        if self.keep:
-            self._kept = {name: [values] for name, values in from_all_processes(self.per_image).items()}
-        return {name: (e.mean.item(), e.standard_error.item()) for name, e in estimates.items()}
-
-    @property
-    def per_image(self) -> dict[str, Tensor]:
-        """Name -> (N,), in the order of the images: of those that came to this process, or once `results` has gathered
-        them, of all; empty unless they were to be kept."""
-        return {name: torch.cat(parts) for name, parts in self._kept.items()}
-
-    def add(self, name: str, value: Tensor) -> None:
-        """Takes a quantity of each image, (B,), into the mean of that name."""
-        if name not in self._means:
-            self._means[name] = MeanWithError().to(self.device)
-        self._means[name].update(value)
-        self.keep_each(name, value)
-
-    def keep_each(self, name: str, value: Tensor) -> None:
-        """Keeps a quantity of each image, (B,), that has no mean."""
-        if self.keep:
-            self._kept.setdefault(name, []).append(value.detach().float().cpu())
-
-
 class ImageEvaluation(Evaluation):
     """What a latent model's images cost, and how well they come back.
 
     Args:
-        samples: importance samples per image of the test's -log p(x); 0 leaves it out, and the studies that check it.
+        samples: importance samples per image of the test's -log p(x); 0, or a quantiser's codes, leave it out.
         refinement: gradient steps (50 do) by which the test improves each image's posterior, which it then widens and
             draws its importance samples from; 0 for the encoder's own, from which published figures are.
         studies: let the test also study whole sets: what the latents carry, log p(x) by other estimators, samples,
@@ -130,7 +68,7 @@ class ImageEvaluation(Evaluation):
             self.add("error", 100.0 * wrong)  # %
         if stage == "test":
             self._reconstruction(model, spec, batch, trace)
-            if self.samples and trace.has_rate:
+            if self.samples and trace.has_rate and trace.is_random:
                 self._likelihood(model, batch, trace)
             if self.corruption is not None:
                 self._denoising(model, spec, batch)
@@ -147,6 +85,7 @@ class ImageEvaluation(Evaluation):
     def _bound(self, batch: Batch, trace: Trace) -> None:
         """ELBO, rate and distortion by one posterior sample an image, nats; bits/dim where images are discrete."""
         self.latent_size = trace.latent_size
+        self.count_codes(trace)
         scores = trace.scores()
         for name, value in scores.items():
             self.add(name, value)

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vae_lightning.core import Batch, ImageTextModel, Model, Spec, image_of
-from vae_lightning.metrics.evaluation import Evaluation, Headline
+from vae_lightning.metrics.base import Evaluation, Headline
 from vae_lightning.metrics.mean import MeanWithError, from_all_processes
 from vae_lightning.tokens import Tokens
 

@@ -7,22 +7,33 @@ from vae_lightning.nets.denoiser import Denoiser, DenoiserFactory, PatchDenoiser
 from vae_lightning.nets.ladder import ConvLadder, MLPLadder
 from vae_lightning.nets.layers import MapNorm
 from vae_lightning.nets.mlp import MLP
+from vae_lightning.nets.quantisers import (
+    Codebook,
+    FiniteScalarQuantiser,
+    OneHotCodes,
+    Quantised,
+    Quantiser,
+    QuantiserFactory,
+)
 from vae_lightning.nets.sizes import Widths, map_depth, require_widths, stage_sizes
 from vae_lightning.nets.standardise import PerChannel, PrincipalComponents, Standardisation, StandardisationFactory
 from vae_lightning.nets.top_down import LadderFactory, LadderNet, TopDownBlock
 from vae_lightning.nets.transformer import Cache, Transformer
 from vae_lightning.nets.unet import UNet
+from vae_lightning.nets.vector_quantiser import VectorQuantiser
 from vae_lightning.nets.vision_transformer import VisionTransformer
 
 __all__ = [
     "MLP",
     "Cache",
+    "Codebook",
     "ConvDecoder",
     "ConvEncoder",
     "ConvLadder",
     "Corruption",
     "Denoiser",
     "DenoiserFactory",
+    "FiniteScalarQuantiser",
     "GaussianNoise",
     "LadderFactory",
     "LadderNet",
@@ -31,9 +42,13 @@ __all__ = [
     "Masking",
     "Net",
     "NetFactory",
+    "OneHotCodes",
     "PatchDenoiser",
     "PerChannel",
     "PrincipalComponents",
+    "Quantised",
+    "Quantiser",
+    "QuantiserFactory",
     "ResidualDenoiser",
     "SaltAndPepper",
     "Shape",
@@ -42,6 +57,7 @@ __all__ = [
     "TopDownBlock",
     "Transformer",
     "UNet",
+    "VectorQuantiser",
     "VisionTransformer",
     "Widths",
     "at_least_float32",

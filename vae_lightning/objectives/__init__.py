@@ -24,11 +24,13 @@ from vae_lightning.objectives.schedules import (
 from vae_lightning.objectives.semi_supervised import SemiSupervised
 from vae_lightning.objectives.site_nll import SiteNLL
 from vae_lightning.objectives.target_rate import Capacity, TargetRate
+from vae_lightning.objectives.vq import VQ
 
 __all__ = [
     "ELBO",
     "IWAE",
     "MMD",
+    "VQ",
     "BetaTC",
     "Capacity",
     "Constant",

@@ -2,12 +2,30 @@
 
 from __future__ import annotations
 
+from typing import Protocol, runtime_checkable
+
 import torch
 from torch import Tensor
 from torch.distributions import Independent, kl_divergence
 
-from vae_lightning.core import Batch, LatentModel, Loss, Model, Objective, Site, Trace
+from vae_lightning.core import Batch, LatentModel, Loss, Model, Objective, Site, Trace, is_discrete
 from vae_lightning.objectives.schedules import Constant, Schedule
+
+
+@runtime_checkable
+class Committed(Protocol):
+    """A posterior at a codebook's vectors."""
+
+    distance: Tensor | None
+    """Of the encoder's vectors from the codes, squared, and summed over an image, (B,); None where nothing has to draw
+    them there, as the codes are not learned."""
+
+
+def commitment(trace: Trace) -> Tensor | None:
+    """The distances of all sites, (B,); None where nothing has to be drawn to codes."""
+    found = [site.q.distance for site in trace.sites.values() if isinstance(site.q, Committed)]
+    known = [distance for distance in found if distance is not None]
+    return torch.stack(known).sum(0) if known else None
 
 
 def require_stories(model: Model, objective: str) -> LatentModel:
@@ -20,8 +38,19 @@ def require_stories(model: Model, objective: str) -> LatentModel:
     return model
 
 
+def require_a_prior_of_codes(trace: Trace) -> None:
+    """Raises ValueError where a discrete posterior has a prior that is none, which leaves no rate."""
+    for site in trace.sites.values():
+        if is_discrete(site.q) and not is_discrete(site.p):
+            raise ValueError(
+                f"expected a prior of codes for the discrete posterior at {site.name!r}, got {type(site.p).__name__}, "
+                "a density: choose CodePrior or CodeTransformer (configs/prior/codes.yaml, code_transformer.yaml)."
+            )
+
+
 def require_density(model: Model, batch: Batch, objective: str) -> None:
-    """Raises ValueError where a posterior of the model's is a point mass, or has draws that pass no gradient on."""
+    """Raises ValueError where a posterior of the model's is a point mass, has draws that pass no gradient on or that
+    the objective does not draw to their codes, or is discrete and its prior is not."""
     with torch.enable_grad():
         trace = require_stories(model, objective).trace(batch)
         for site in trace.sites.values():
@@ -31,6 +60,12 @@ def require_density(model: Model, batch: Batch, objective: str) -> None:
                     f"{type(site.q).__name__} at {site.name!r}, whose encoder would learn from its rate alone: choose "
                     "one with rsample, such as torch's OneHotCategoricalStraightThrough or RelaxedOneHotCategorical."
                 )
+    require_a_prior_of_codes(trace)
+    if commitment(trace) is not None:
+        raise ValueError(
+            f"the objective {objective} leaves a codebook's vectors and the encoder's apart: choose the objective VQ "
+            "(configs/objective/vq.yaml), or FiniteScalarQuantiser, whose codes are not learned."
+        )
     if not trace.has_rate:
         raise ValueError(
             f"the objective {objective} needs a posterior with a density, got a point mass (an autoencoder), whose KL "

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from vae_lightning.core import Batch, LatentModel, Model, Spec, bits, seeded
 from vae_lightning.metrics import Evaluation, Headline
+from vae_lightning.metrics.codes import SHOWN
 
 EVALUATION_SEED = 1
 """Of the noise of every pass over validation or test images."""
@@ -77,7 +78,8 @@ class EvaluationSteps(LightningModule):
         self._noise_of_pass.close()
         self.results = self.evaluation.results()
         for name, (mean, _) in self.results.items():
-            self.log(f"{prefix}/{name}", mean, prog_bar=name == self.headline.name, rank_zero_only=True)
+            shown = name == self.headline.name or name in SHOWN
+            self.log(f"{prefix}/{name}", mean, prog_bar=shown, rank_zero_only=True)
 
     def on_predict_epoch_start(self) -> None:
         self._draw_noise_of_pass()

@@ -21,6 +21,7 @@ from vae_lightning.core import (
     Shape,
     Site,
     image_of,
+    is_discrete,
     told_until,
     traced,
 )
@@ -40,14 +41,6 @@ def split(shapes: Mapping[str, Shape], z: Tensor) -> dict[str, Tensor]:
     """
     parts = z.split([math.prod(shape) for shape in shapes.values()], -1)
     return {name: part.reshape(*z.shape[:-1], *shapes[name]) for name, part in zip(shapes, parts, strict=True)}
-
-
-def is_discrete(q: Distribution) -> bool:
-    """Whether the values of q are discrete, so that no gradient leads to them."""
-    try:
-        return bool(getattr(q.support, "is_discrete", False))
-    except NotImplementedError:
-        return False
 
 
 @contextmanager
