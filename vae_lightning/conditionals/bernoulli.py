@@ -33,7 +33,7 @@ class BernoulliLikelihood(Likelihood):
         return BinaryImage(logits)
 
     def init_from_data(self, image: Tensor) -> None:
-        self.head.set_bias(0, torch.logit(self.mean(image), self.edge(image)))
+        self.head.set_bias(0, self.mean_logit(image))
 
 
 class ContinuousBernoulliLikelihood(Likelihood):

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, Normal
 
-from vae_lightning.conditionals.likelihood import Likelihood, mean_logit
+from vae_lightning.conditionals.likelihood import Likelihood
 from vae_lightning.core import Shape, Spec
 from vae_lightning.nets import MLP, NetFactory
 
@@ -61,7 +61,7 @@ class GaussianOutput(Likelihood):
 
     def init_from_data(self, image: Tensor) -> None:
         if self.bounded:
-            self.head.set_bias(0, mean_logit(image, self.levels))
+            self.head.set_bias(0, self.mean_logit(image))
         else:
             super().init_from_data(image)
 

@@ -81,5 +81,9 @@ class Likelihood(Conditional):
         """How far a mean of images (N, C, H, W) is to keep from 0 and from 1: one image more would move it so."""
         return 1 / (len(image) + 2)
 
+    def mean_logit(self, image: Tensor) -> Tensor:
+        """The logit of that mean, pulled off the ends."""
+        return torch.logit(self.mean(image), self.edge(image))
+
 
 LikelihoodFactory = Callable[[Shape, Spec], Conditional]

@@ -203,9 +203,8 @@ def codes(experiment: Experiment) -> Section:
     section = Section("Codes")
     for name, value in experiment.results.items():
         if name.startswith("codes_"):
-            share = "_share" in name
             label = name.removeprefix("codes_").replace("_share", "").replace("_", " of ")
-            section.add(name, label, value, "% of codes" if share else "codes", "higher")
+            section.add(name, label, value, "% of codes" if "_share" in name else "codes", "higher")
     return section
 
 
