@@ -69,6 +69,12 @@ def test_what_is_wrong_is_said_with_a_remedy(others: dict[str, object], said: st
     assert remedy in sentence
 
 
+def test_more_steps_are_no_remedy_for_what_is_over_fitted() -> None:
+    text = judge(facts(headline=[*rising(-600.0), (10_500, -640.0)], steps=400)).text()
+    assert "over-fitted" in text
+    assert "under-trained" not in text
+
+
 @pytest.mark.parametrize("end", [-1e32, -float("inf"), float("nan")])
 def test_an_explosion_is_no_learning_even_where_it_is_finite(end: float) -> None:
     verdict = judge(facts(headline=[*rising(-600.0), (10_500, end)]))

@@ -125,6 +125,8 @@ def facts_of_test(experiment: Experiment, results: Results, folder: Path, steps:
 
 def _of_history(experiment: Experiment, folder: Path, steps: int | None) -> Facts:
     validated, losses = history(folder, experiment.headline.name)
+    if validated:  # the checkpoint that is tested may be an early one
+        steps = max(steps or 0, validated[-1][0] + 1)
     begun_at_pca = begins_as_pca(experiment)
     higher = experiment.headline.mode == "max"
     own = {"encoder", "likelihood"} <= dict(experiment.latent_model.named_children()).keys()

@@ -119,7 +119,8 @@ def judge(facts: Facts) -> Verdict:
     if said := _diverging(facts):
         return Verdict([said], ok=False, diverged=True, longer=facts.longer)
     learned, wrong = _learned(facts)
-    found = [_collapsed(facts), _overfitted(facts), _undertrained(facts, bool(wrong))]
+    overfitted = _overfitted(facts)  # and if so, more steps are no remedy
+    found = [_collapsed(facts), overfitted or _undertrained(facts, bool(wrong))]
     wrong += [sentence for sentence in found if sentence]
     return Verdict([*learned, *(wrong or ["Nothing to change."])], ok=not wrong, longer=facts.longer)
 
