@@ -10,10 +10,11 @@ LIKELIHOODS := gaussian gaussian_optimal discretized_logistic discretized_logist
 BLUR := $(addsuffix -standard_normal,$(LIKELIHOODS)) gaussian-gaussian_mixture discretized_logistic-gaussian_mixture
 
 CHAIN := vae clip prior decoder
+K ?= 1000
 DIGITS := "a thick left-slanted seven" "a thin upright three" "a right-slanted nine"
 PHOTOS := "a bright warm photo of a horse" "a dark cool photo of a ship" "a photo of a frog"
 
-.PHONY: help install demo rd blur text2image text2image-digits text2image-cifar10 text2image-emoji codec test test-full bench docs lint format clean
+.PHONY: help install demo rd blur results text2image text2image-digits text2image-cifar10 text2image-emoji codec test test-full bench docs lint format clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -42,6 +43,16 @@ blur: $(STAMP) ## Train the digits with five likelihoods and two priors and comp
 	  $(RUN) test --ckpt_path runs/blur/$$run || exit 1; \
 	done
 	$(RUN) compare $(addprefix runs/blur/,$(BLUR))
+
+results: $(STAMP) ## Train a row of docs/results.md and test it, ROW=mnist_static_mlp K=5000, in runs/results; goes on where it was stopped
+	@test -f "configs/experiment/$(ROW).yaml" || { echo "expected ROW=NAME of configs/experiment/NAME.yaml, got '$(ROW)'"; exit 1; }
+	set -e; run=runs/results/$(ROW); \
+	if ! test -f $$run/finished; then \
+	  if test -f $$run/checkpoints/last.ckpt; then $(RUN) fit --ckpt_path $$run; \
+	  else rm -rf $$run; $(RUN) fit -c configs/experiment/$(ROW).yaml --run.experiment results --run.name $(ROW); fi; \
+	  touch $$run/finished; \
+	fi; \
+	$(RUN) test --ckpt_path $$run --model.evaluation.samples $(K)
 
 text2image: $(STAMP) ## Train the text-to-image chain on captioned MNIST in runs/text2image_mnist (47 minutes of one core); goes on where it was stopped
 text2image-digits: $(STAMP) ## The same on the 8x8 digits (two minutes), in runs/text2image_digits

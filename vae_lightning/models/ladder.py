@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
@@ -14,7 +16,7 @@ from vae_lightning.conditionals import (
     TopPosterior,
 )
 from vae_lightning.core import Batch, Draw, LatentModel, Spec, Story
-from vae_lightning.nets import LadderFactory, MLPLadder
+from vae_lightning.nets import LadderFactory, MLPLadder, TopDownBlock
 
 
 class LadderVAE(LatentModel):
@@ -47,10 +49,12 @@ class LadderVAE(LatentModel):
             raise ValueError(f"LadderVAE.min_log_var: expected a log variance below 0, got {min_log_var}.")
         self.levels = spec.levels
         self.net = net(spec.image_shape)
-        self.latents = nn.ModuleList(TopDownGaussian(block, min_log_var) for block in self.net.layers)
+        blocks = cast(list[TopDownBlock], list(self.net.layers))
+        latents = [TopDownGaussian(block, min_log_var) for block in blocks]
+        self.latents = nn.ModuleList(latents)
         self.likelihood = likelihood(self.net.state_shape, spec)
-        self.prior = prior((self.net.layers[0].size,), spec)
-        self.prior.attach(TopPosterior(self.net, self.latents[0]))
+        self.prior = prior((blocks[0].size,), spec)
+        self.prior.attach(TopPosterior(self.net, latents[0]))
 
     def rescale(self, image: Tensor) -> Tensor:
         """Integers 0..levels-1 to [0, 1]: the encoder's door."""
@@ -60,8 +64,8 @@ class LadderVAE(LatentModel):
         features = self.net.features(self.rescale(given["image"])) if "image" in given else []
 
         def story(draw: Draw) -> Distribution:
-            state = self.net.start
-            for i, latent in enumerate(self.latents):
+            state: Tensor = self.net.start
+            for i, latent in enumerate(cast(list[TopDownGaussian], self.latents)):
                 state = latent.block.enter(state)
                 p, q = latent.pair(state, features[i]) if features else (latent(state), None)
                 z = draw(f"z{i + 1}", p=p if i else self.prior.told(None, given), q=q)
