@@ -20,12 +20,12 @@ from vae_lightning.commands.scoring import ScoringTrainer
 from vae_lightning.commands.trainer import CommandTrainer
 from vae_lightning.data import ImageData
 from vae_lightning.run.folder import INHERITED, RecordRun, drop_if_unused
-from vae_lightning.train import pictures, plane, progress
+from vae_lightning.train import pictures, plane, progress, skipping
 from vae_lightning.train.loop import ask_cuda_directly
 from vae_lightning.train.module import Experiment
 from vae_lightning.train.process import tune_process
 
-SLOTS = (conditionals, metrics, models, nets, objectives, pictures, plane, progress)
+SLOTS = (conditionals, metrics, models, nets, objectives, pictures, plane, progress, skipping)
 """Imported so that configuration files can name their classes by the last word alone."""
 TAKE_IMAGES = ("predict", "reconstruct", "encode", "anomaly")
 """Commands with images of the user's own, named as words without a flag."""
