@@ -19,8 +19,8 @@ class SkipSteps(Callback):
     ladders need (Child 2021). The norm is that of the whole gradient, before any
     clipping; the optimiser's state stays as it was, too.
 
-    How many were skipped is logged as "train/skipped_steps" at the end of an epoch, said at the end of the training, and
-    goes on from a checkpoint. A loss that is itself not finite ends the training as ever.
+    How many were skipped is logged as "train/skipped_steps" at the end of an epoch, said at the end of the training,
+    and goes on from a checkpoint. A loss that is itself not finite ends the training as ever.
 
     Args:
         max_norm: nats for each unit of a weight; far above what `--trainer.gradient_clip_val` cuts, or training
