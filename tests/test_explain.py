@@ -120,8 +120,8 @@ FOLDER = ["--data.source=ImageFolder", "--data.source.path=x"]
             ["data.source: expected a class of kind ImageSource, got [1, 2]", "--data.source.NAME VALUE."],
         ),
         (
-            ["--model.latent_model.encoder.net.hidden=5"],
-            ["net.hidden: expected a list of whole numbers, got 5: give --model.latent_model.encoder.net.hidden [5]."],
+            ["--model.latent_model.prior=SplineFlowPrior", "--model.latent_model.prior.hidden=5"],
+            ["prior.hidden: expected a list of whole numbers, got 5: give --model.latent_model.prior.hidden [5]."],
         ),
         (
             ["--model.optimizer=AdamW", "--model.optimizer.betas=5"],
