@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 from torch.distributions import (
+    Distribution,
     Independent,
     LowRankMultivariateNormal,
     MultivariateNormal,
@@ -19,8 +20,10 @@ from torch.distributions import (
 )
 
 
-class FullCovarianceNormal(MultivariateNormal):
-    """N(loc, L L^T): torch's, by loc (*S, d) and scale_tril (*S, d, d)."""
+class _InFloat32(Distribution):
+    """Draws and densities outside of autocast, in front of a distribution with a `loc`."""
+
+    loc: Tensor
 
     def rsample(self, sample_shape: Sequence[int] = torch.Size()) -> Tensor:
         with torch.autocast(self.loc.device.type, enabled=False):
@@ -33,7 +36,11 @@ class FullCovarianceNormal(MultivariateNormal):
         return found
 
 
-class LowRankNormal(LowRankMultivariateNormal):
+class FullCovarianceNormal(_InFloat32, MultivariateNormal):
+    """N(loc, L L^T): torch's, by loc (*S, d) and scale_tril (*S, d, d)."""
+
+
+class LowRankNormal(_InFloat32, LowRankMultivariateNormal):
     """N(loc, W W^T + diag v): torch's, by loc (*S, d), cov_factor W (*S, d, r) and cov_diag v (*S, d)."""
 
     def __init__(self, loc: Tensor, cov_factor: Tensor, cov_diag: Tensor, validate_args: bool | None = None) -> None:
@@ -44,16 +51,6 @@ class LowRankNormal(LowRankMultivariateNormal):
         new = self._get_checked_instance(LowRankNormal, _instance)
         expanded: LowRankNormal = super().expand(torch.Size(batch_shape), new)
         return expanded
-
-    def rsample(self, sample_shape: Sequence[int] = torch.Size()) -> Tensor:
-        with torch.autocast(self.loc.device.type, enabled=False):
-            drawn: Tensor = super().rsample(torch.Size(sample_shape))
-        return drawn
-
-    def log_prob(self, value: Tensor) -> Tensor:
-        with torch.autocast(self.loc.device.type, enabled=False):
-            found: Tensor = super().log_prob(value)
-        return found
 
 
 @register_kl(MultivariateNormal, Independent)  # type: ignore[untyped-decorator]
