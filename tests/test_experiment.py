@@ -280,6 +280,11 @@ def test_a_run_goes_on_within_an_epoch(cli: Callable) -> None:
     assert "expected its batch_size of 64 as before, got 32" in cut.error
     done = cli(*flags, f"--ckpt_path={middle}", "--trainer.max_epochs=1", "--run.name=done")
     assert "expected more than the 1 epochs that are done" in done.error
+    before = Path("runs/digits/whole/checkpoints/last.ckpt").read_bytes()
+    again = cli("fit", "--ckpt_path=runs/digits/whole")  # as after a kill between the last epoch and the end
+    assert (again.status, again.err) == (0, "")
+    assert "its 4 epochs are done" in again.out
+    assert Path("runs/digits/whole/checkpoints/last.ckpt").read_bytes() == before
 
 
 def test_settings_that_would_train_otherwise_than_asked_are_refused(cli: Callable) -> None:

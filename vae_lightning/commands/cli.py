@@ -17,6 +17,7 @@ from torch import Tensor
 
 from vae_lightning.checkpoint import RECORD, find_checkpoint, folder_of, load_weights, read_checkpoint
 from vae_lightning.commands.arguments import Opened
+from vae_lightning.commands.errors import AlreadyDone
 from vae_lightning.data.build import build_data
 from vae_lightning.files import require_writable
 from vae_lightning.measure.measure import measure
@@ -35,7 +36,7 @@ from vae_lightning.train.loop import use_fast_loop
 from vae_lightning.train.monitors import why_stopped
 from vae_lightning.train.pictures import Picture
 from vae_lightning.train.process import part_company, with_float64
-from vae_lightning.train.resume import check_training, with_own_objective
+from vae_lightning.train.resume import check_training, nothing_left, with_own_objective
 
 OF_A_TRAINING = (Checkpoint, EarlyStopping, LearningRateMonitor, Picture, Timer)
 """Callbacks that have nothing to do in another command."""
@@ -141,7 +142,14 @@ class CLI(LightningCLI):
 
     def _open_run(self, section: Namespace) -> None:
         """Finds or makes the run's folder, and gives the loggers their place in it."""
-        check_training(section, None if section.ckpt_path is None else self._read(Path(section.ckpt_path)))
+        start = None if section.ckpt_path is None else self._read(Path(section.ckpt_path))
+        said = any(argument.startswith("--trainer.max_epochs") for argument in self.arguments)
+        if start is not None and section.run.name is None and not said and nothing_left(section, start):
+            raise AlreadyDone(
+                f"{folder_of(Path(section.ckpt_path))}: its {section.trainer.max_epochs} epochs are done; for more of "
+                "them --trainer.max_epochs."
+            )
+        check_training(section, start)
         recorded = section.clone()
         recorded.pop("ckpt_path")  # which another command's parser need not have
         text = self._parser(self.subcommand).dump(recorded, skip_none=False)

@@ -28,6 +28,18 @@ class Stopped(SystemExit):
         self.sentence, self.status = sentence, code
 
 
+class AlreadyDone(SystemExit):
+    """A command finds that what it is asked for is done, so that it may be run again: a success.
+
+    Args:
+        sentence: what is done, and how to have more of it.
+    """
+
+    def __init__(self, sentence: str) -> None:
+        super().__init__(0)
+        self.sentence = sentence
+
+
 def status(command: Callable[[], None]) -> int:
     """Runs a command, imports of the libraries included; returns its status. SIGTERM ends it by an exception, so that
     files that are not whole are removed."""
@@ -47,6 +59,8 @@ def status(command: Callable[[], None]) -> int:
         return _said(error, f"expected memory enough, got too little ({said[:200]}): give fewer images.", 1)
     except KeyboardInterrupt as error:
         return _said(error, "interrupted: no file was left unfinished.", INTERRUPTED)
+    except AlreadyDone as done:
+        print(done.sentence)
     except Stopped as stopped:
         return _said(stopped, stopped.sentence, stopped.status)
     finally:

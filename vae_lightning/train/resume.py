@@ -131,11 +131,10 @@ def check_training(section: Any, checkpoint: dict[str, Any] | None) -> None:
         section: the configuration of `fit`.
         checkpoint: the content of the one to go on from; None for a training from its beginning.
     """
-    epochs, done = section.trainer.max_epochs, 0 if checkpoint is None else epochs_done(checkpoint)
-    if epochs is not None and epochs != -1 and done >= epochs:
+    if nothing_left(section, checkpoint):
         raise ValueError(
-            f"--trainer.max_epochs {epochs}: expected more than the {done} epochs that are done, or nothing is left to "
-            "train."
+            f"--trainer.max_epochs {section.trainer.max_epochs}: expected more than the "
+            f"{0 if checkpoint is None else epochs_done(checkpoint)} epochs that are done, or nothing is left to train."
         )
     if section.trainer.overfit_batches:
         raise ValueError(
@@ -155,6 +154,12 @@ def check_training(section: Any, checkpoint: dict[str, Any] | None) -> None:
                 "as the run's: set --model.optimizer.lr or --data.batch_size, and look at short runs."
             )
     check_checkpoints(section)
+
+
+def nothing_left(section: Any, checkpoint: dict[str, Any] | None) -> bool:
+    """Whether the epochs that the configuration of `fit` asks for are done."""
+    epochs, done = section.trainer.max_epochs, 0 if checkpoint is None else epochs_done(checkpoint)
+    return epochs is not None and epochs != -1 and done >= epochs
 
 
 def epochs_done(checkpoint: dict[str, Any]) -> int:
