@@ -332,6 +332,20 @@ def test_each_condition_is_dropped_as_often_as_it_should_and_in_training_alone()
     assert torch.equal(made.eval().conditions(told)["a"], told["a"])
 
 
+def test_noise_on_a_condition_has_its_scale_and_is_added_in_training_alone() -> None:
+    made = small(noise={"a": 0.6})
+    told = {"a": 5 * torch.randn(20_000, 3) + 1, "b": torch.randn(20_000, 2)}
+    made.fit(torch.randn(20_000, 4), told)
+    added = made.conditions(told)["a"] - (clean := made.eval().conditions(told))["a"]
+    assert added.mean().abs() < 0.01
+    assert added.square().mean() == pytest.approx(0.6**2 / 3, rel=0.05)  # of a scale uniform on [0, 0.6]
+    assert torch.equal(made.train().conditions(told)["b"], clean["b"])
+    with pytest.raises(ValueError, match="noise: expected conditions among a, b, got 'c'"):
+        small(noise={"c": 0.1})
+    with pytest.raises(ValueError, match=r"noise.a: expected a scale of at least 0, got -1"):
+        small(noise={"a": -1})
+
+
 def test_a_dropped_condition_leaves_the_noised_value() -> None:
     """The loss of a net that has no condition at all still hangs on the value."""
     made = small(drop={"a": 1.0, "b": 1.0})

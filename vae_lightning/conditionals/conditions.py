@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
 
@@ -22,18 +23,28 @@ class Conditions(nn.Module):
     Args:
         sizes: {name: numbers of the vector}.
         drop: {name: probability of dropping it in training}; 0 for those that are not named.
+        noise: {name: s}: in training Gaussian noise is added to it, whose scale is uniform on [0, s] for each vector, in
+            units of the condition's standard deviation (conditioning augmentation, Ho et al. 2022, section 4). So the
+            density trusts the condition less, where another model's draws will stand in the place of real ones.
     """
 
-    def __init__(self, sizes: Mapping[str, int], drop: Mapping[str, float]) -> None:
+    def __init__(
+        self, sizes: Mapping[str, int], drop: Mapping[str, float], noise: Mapping[str, float] | None = None
+    ) -> None:
         super().__init__()
-        for name, probability in drop.items():
+        noise = noise or {}
+        for setting, name in [("drop", name) for name in drop] + [("noise", name) for name in noise]:
             if name not in sizes:
                 raise ValueError(
-                    f"drop: expected conditions among {', '.join(sizes) or 'none'}, got {name!r}: leave it out."
+                    f"{setting}: expected conditions among {', '.join(sizes) or 'none'}, got {name!r}: leave it out."
                 )
+        for name, probability in drop.items():
             if not 0 <= probability <= 1:
                 raise ValueError(f"drop.{name}: expected a probability between 0 and 1, got {probability}.")
-        self.sizes, self.drop = dict(sizes), dict(drop)
+        for name, scale in noise.items():
+            if not 0 <= scale < math.inf:
+                raise ValueError(f"noise.{name}: expected a scale of at least 0, got {scale}.")
+        self.sizes, self.drop, self.noise = dict(sizes), dict(drop), dict(noise)
         self.missing = nn.ParameterDict({name: nn.Parameter(torch.randn(size)) for name, size in sizes.items()})
         for name, size in sizes.items():
             self.register_buffer(f"mean_{name}", torch.zeros(size))
@@ -62,6 +73,9 @@ class Conditions(nn.Module):
                 continue
             value = (context[name] - self.get_buffer(f"mean_{name}")) / self.get_buffer(f"scale_{name}")
             value = value.expand(*lead, -1)
+            if self.training and self.noise.get(name, 0.0):
+                scale = self.noise[name] * torch.rand(*lead, 1, device=value.device)
+                value = value + scale * torch.randn_like(value)
             if self.training and self.drop.get(name, 0.0):
                 dropped = torch.rand(*lead, 1, device=value.device) < self.drop[name]
                 value = torch.where(dropped, missing, value)

@@ -45,6 +45,7 @@ class Diffusion(SiteDensity):
         times: at which it is trained.
         sampler: how the differential equation is solved.
         drop: {name: probability of dropping a condition in training}; 0 for those that are not named.
+        noise: {name: largest scale of noise on a condition in training}, in its standard deviations (`Conditions`).
         guidance: w of classifier-free guidance: what is sampled follows the net's output without conditions plus w
             times the difference that the conditions make (Ho & Salimans 2022, eq. 6, w + 1 there). 1 for none. It takes
             spread away, and `log_prob` knows nothing of it.
@@ -62,10 +63,11 @@ class Diffusion(SiteDensity):
         sampler: Sampler | None = None,
         drop: dict[str, float] | None = None,
         guidance: float = 1.0,
+        noise: dict[str, float] | None = None,
     ) -> None:
         super().__init__(event_shape, conditions)
         self.standardisation = standardisation(event_shape)
-        self.conditions = Conditions(conditions, drop or {})
+        self.conditions = Conditions(conditions, drop or {}, noise)
         self.net = net(self.standardisation.inner_shape, conditions)
         self.path, self.prediction = path or CosinePath(), prediction or PredictVelocity()
         self.times, self.sampler, self.guidance = times or UniformTimes(), sampler or Sampler(), guidance
