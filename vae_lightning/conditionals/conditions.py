@@ -23,7 +23,7 @@ class Conditions(nn.Module):
     Args:
         sizes: {name: numbers of the vector}.
         drop: {name: probability of dropping it in training}; 0 for those that are not named.
-        noise: {name: s}: in training Gaussian noise is added to it, whose scale is uniform on [0, s] for each vector, in
+        noise: {name: s}: in training Gaussian noise is added to it, of a scale uniform on [0, s] for each vector, in
             units of the condition's standard deviation (conditioning augmentation, Ho et al. 2022, section 4). So the
             density trusts the condition less, where another model's draws will stand in the place of real ones.
     """
