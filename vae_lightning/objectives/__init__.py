@@ -21,6 +21,7 @@ from vae_lightning.objectives.schedules import (
     WarmupConstant,
     WarmupCosine,
 )
+from vae_lightning.objectives.semi_amortised import SemiAmortised
 from vae_lightning.objectives.semi_supervised import SemiSupervised
 from vae_lightning.objectives.site_nll import SiteNLL
 from vae_lightning.objectives.target_rate import Capacity, TargetRate
@@ -45,6 +46,7 @@ __all__ = [
     "Reconstruction",
     "Reparameterised",
     "Schedule",
+    "SemiAmortised",
     "SemiSupervised",
     "SiteNLL",
     "Stages",
