@@ -3,6 +3,7 @@
 from vae_lightning.objectives.beta_tc import BetaTC
 from vae_lightning.objectives.contrastive import Contrastive
 from vae_lightning.objectives.elbo import ELBO
+from vae_lightning.objectives.equivariant import Equivariant
 from vae_lightning.objectives.gradients import (
     DoublyReparameterised,
     GradientEstimator,
@@ -38,6 +39,7 @@ __all__ = [
     "Contrastive",
     "Cyclical",
     "DoublyReparameterised",
+    "Equivariant",
     "GaussianKernel",
     "GradientEstimator",
     "InverseMultiquadratic",
