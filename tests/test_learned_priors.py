@@ -14,10 +14,12 @@ from torch.distributions import Independent, Normal
 
 from tests.test_priors import TwoClusters
 from vae_lightning.conditionals import (
+    ExemplarPrior,
     FlowPrior,
     GaussianPosterior,
     LabelledEncoder,
     MaskedAutoregressivePrior,
+    SplineFlowPosterior,
     SplineFlowPrior,
     VampPrior,
 )
@@ -93,16 +95,45 @@ def test_a_vampprior_is_the_mixture_of_posteriors_at_its_pseudo_inputs() -> None
     model, z = vamp(), torch.randn(20, 2)
     prior: Any = model.prior
     prior.logits.data = torch.tensor([0.0, 1.0, -1.0])
-    q = model.encoder(prior.pseudo_inputs)
+    q = model.encoder(prior.inputs)
     by_hand = (q.log_prob(z[:, None]) + prior.logits.log_softmax(0)).logsumexp(1)
     assert torch.allclose(prior(None).log_prob(z), by_hand, atol=1e-5)
     assert model.sample({}, 7).sample().shape == (7, 1, 4, 4)
 
 
+def test_an_exemplar_prior_is_a_mixture_of_gaussians_at_training_images_codes() -> None:
+    torch.manual_seed(0)
+    model = VAE(SPEC, GaussianPosterior, prior=partial(ExemplarPrior, components=5), latent_size=2).eval()
+    images, z = torch.randint(0, 2, (41, 1, 4, 4)).float(), torch.randn(20, 2)
+    model.init_from_data({"image": images})
+    prior: Any = model.prior
+    assert torch.equal(prior.exemplars, images[::10])
+    mean = model.encoder(images[::10]).mean
+    by_hand = Normal(mean, 0.5).log_prob(z[:, None]).sum(-1).logsumexp(1) - math.log(5)
+    assert torch.allclose(prior(None).log_prob(z), by_hand, atol=1e-5)
+    with torch.no_grad():
+        before = prior(None).log_prob(z)
+        prior.log_scale += 0.5  # neither components nor their scale are kept beyond a step
+        assert not torch.allclose(prior(None).log_prob(z), before)
+    prior(None).log_prob(z).sum().backward()
+    assert prior.log_scale.grad != 0
+    assert model.encoder.mu.weight.grad.abs().sum() > 0  # type: ignore[union-attr]
+    other = VAE(SPEC, GaussianPosterior, prior=partial(ExemplarPrior, components=5), latent_size=2).eval()
+    other.load_state_dict(model.state_dict())
+    assert torch.allclose(other.prior(None).log_prob(z), prior(None).log_prob(z))
+
+
+def test_an_exemplar_prior_needs_posteriors_with_a_mean() -> None:
+    encoder = partial(SplineFlowPosterior, transforms=1, hidden=[8])
+    model = VAE(SPEC, encoder, prior=partial(ExemplarPrior, components=2), latent_size=2)
+    with pytest.raises(ValueError, match="expected an encoder whose posteriors have a mean, got Flow"):
+        model.prior(None)
+
+
 def test_a_vampprior_begins_with_training_images_and_learns_with_the_encoder() -> None:
     model = vamp()
     prior: Any = model.prior
-    assert torch.allclose(prior.pseudo_inputs.unique(), torch.tensor([0.02, 0.98]), atol=1e-3)
+    assert torch.allclose(prior.inputs.unique(), torch.tensor([0.02, 0.98]), atol=1e-3)
     prior(None).log_prob(torch.randn(4, 2)).sum().backward()
     assert (prior.raw.grad != 0).all()
     assert all(parameter.grad is not None for parameter in model.encoder.parameters())
@@ -139,9 +170,10 @@ def test_what_has_no_encoder_of_images_alone_has_no_vampprior() -> None:
     [
         (partial(SplineFlowPrior, hidden=[16], transforms=2), math.log(2)),
         (partial(VampPrior, components=4), math.log(2)),
+        (partial(ExemplarPrior, components=4), math.log(2)),
         (partial(MaskedAutoregressivePrior, hidden=[16], transforms=2), math.log(math.hypot(3, 0.3) / 0.3)),
     ],
-    ids=["spline", "vamp", "masked"],
+    ids=["spline", "vamp", "exemplar", "masked"],
 )
 def test_a_prior_learns_where_the_codes_are(prior: Callable[..., Any], best: float) -> None:
     """Codes at -3 and 3, by the objective of the model, where the rate of N(0, 1) is 5.5 nats: no hole is left. A

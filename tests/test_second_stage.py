@@ -180,7 +180,7 @@ def test_a_vampprior_is_the_runs_own_view_of_pseudo_inputs() -> None:
     model = of(Clusters, partial(VampPrior, components=8))
     prior: Any = model.prior
     z = Clusters()(IMAGES).sample()
-    component = Clusters()(prior.pseudo_inputs)
+    component = Clusters()(prior.inputs)
     exact = MixtureSameFamily(Categorical(logits=prior.logits), component).log_prob(z)
     torch.testing.assert_close(prior(None).log_prob(z), exact)
     assert set(dict(model.prior.named_parameters())) == {"logits", "raw"}

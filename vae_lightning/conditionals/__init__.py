@@ -22,6 +22,7 @@ from vae_lightning.conditionals.gaussian import (
 )
 from vae_lightning.conditionals.labelled import LabelledEncoder, LabelledGaussian, LabelledLikelihood
 from vae_lightning.conditionals.learned_priors import (
+    ExemplarPrior,
     FlowPrior,
     MaskedAutoregressivePrior,
     SplineFlowPrior,
@@ -57,6 +58,7 @@ __all__ = [
     "DiscretizedLogisticLikelihood",
     "DiscretizedLogisticMixtureLikelihood",
     "EncoderFactory",
+    "ExemplarPrior",
     "FlowPosterior",
     "FlowPrior",
     "FullCovariancePosterior",
