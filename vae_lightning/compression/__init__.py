@@ -7,12 +7,14 @@ from vae_lightning.compression.bits_back import decode, encode, require_codable
 from vae_lightning.compression.codecs import Codec, Grid, Search, Table
 from vae_lightning.compression.coded import Coded, Settings
 from vae_lightning.compression.codes import OneByOne
+from vae_lightning.compression.correlated import GaussianChain
 from vae_lightning.compression.densities import image_codec, latent_codec, logistic_tails, normal_tails, require_finite
 from vae_lightning.compression.stack import Stack
 
 __all__ = [
     "Codec",
     "Coded",
+    "GaussianChain",
     "Grid",
     "OneByOne",
     "Search",
