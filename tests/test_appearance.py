@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,12 +16,17 @@ from torchmetrics.image.fid import FrechetInceptionDistance
 from torchmetrics.image.kid import poly_mmd
 
 from tests.conftest import Generated
-from vae_lightning.conditionals import DiscretizedLogisticLikelihood
-from vae_lightning.core import Spec
-from vae_lightning.data import ImageData, Images
+from vae_lightning.conditionals import (
+    DiscretizedLogisticLikelihood,
+    GaussianPosterior,
+    LabelledEncoder,
+    LabelledLikelihood,
+)
+from vae_lightning.core import Delta, Spec
+from vae_lightning.data import Digits, ImageData, Images
 from vae_lightning.images.pictures import grid, save_picture
 from vae_lightning.measure import appearance, studies
-from vae_lightning.measure.appearance import copies, in_inception, sharpness
+from vae_lightning.measure.appearance import copies, in_inception, samples, sharpness
 from vae_lightning.measure.context import ModelAndData
 from vae_lightning.metrics import inception
 from vae_lightning.metrics.sharpness import high_frequency_energy
@@ -264,3 +270,25 @@ def test_inception_distances_are_torchmetrics(channels: int, tmp_path: Path, mon
 def test_other_channels_have_no_inception(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(inception, "missing", lambda: "")
     assert in_inception(made(tmp_path, (4, 8, 8), count=300)).rows == []
+
+
+@pytest.mark.parametrize("right", [True, False])
+def test_samples_are_judged_by_the_class_that_was_asked_for(
+    right: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A model that shows a training image of the class, or of the next one."""
+    data = ImageData(Digits(), batch_size=64, val_size=200)
+    data.setup()
+    train = data.fixed("train")
+    encoder = partial(LabelledEncoder, encoder=GaussianPosterior)
+    likelihood = partial(LabelledLikelihood, likelihood=DiscretizedLogisticLikelihood)
+    model = VAE(data.spec, encoder, likelihood, latent_size=2).eval()
+    assert train.label is not None
+    image = torch.stack([train.image[train.label == label][0] for label in range(10)]).float()
+
+    def sample(given: dict[str, Tensor], num_samples: int | None = None) -> Delta:
+        return Delta(image[(given["label"] + (not right)) % 10], 3)
+
+    monkeypatch.setattr(model, "sample", sample)
+    shown = means(samples(ModelAndData(model, data, torch.device("cpu"), tmp_path)))["sample_class"]
+    assert shown > 95 if right else shown < 5

@@ -181,6 +181,7 @@ def test_labels_that_are_given_with_an_image_tell_the_story_nothing() -> None:
     assert torch.equal(found_twice[0], found_twice[2])
     assert found.needs == ()
     assert not found.is_conditional
+    assert found.generates_by_class
 
 
 def test_models_and_data_without_sense_are_refused() -> None:
@@ -284,6 +285,11 @@ def test_digits_with_100_labels(cli: Callable) -> None:
     for command in (("sample", "--ckpt_path", run), ("reconstruct", "--ckpt_path", run)):
         done = cli(*command)
         assert done.status == 0, done.err
+    assert trained.sample(4, torch.tensor([2, 7])).batch_shape == (4, 2)
+    rows = cli("sample", "--ckpt_path", run, "--num_samples=20", "--output=rows.png")
+    assert "20 samples, 2 of each class in a row" in rows.out
+    threes = cli("sample", "--ckpt_path", run, "--label=3", "--output=threes.png")
+    assert "64 samples of 3" in threes.out
     conditional = DIGITS.with_name("digits_conditional.yaml")
     refused = cli("fit", "-c", conditional, "--data.few_labels.labels=100")
     assert refused.status == 1

@@ -50,7 +50,7 @@ class TrainedModel(nn.Module):
         return {"image": x.to(self._dtype), **self._labelled(label, len(x))}
 
     def _labelled(self, label: Tensor | None, count: int | None = None) -> dict[str, Tensor]:
-        if label is None or "label" not in self.latent_model.needs:
+        if label is None or not ("label" in self.latent_model.needs or self.latent_model.generates_by_class):
             return {}
         known = len(self.spec.classes) if self.spec.classes else torch.iinfo(torch.long).max  # not named by the source
         try:
@@ -139,7 +139,7 @@ class TrainedModel(nn.Module):
 
     def require_by_class(self) -> None:
         """Raises ValueError for a model that does not generate by class."""
-        if not self.latent_model.is_conditional:
+        if not self.latent_model.generates_by_class:
             raise ValueError(
                 "label: expected none, since this model does not generate by class, got one: leave it out, or train a "
                 "model that does (configs/prior/labelled.yaml, configs/likelihood/labelled.yaml)."

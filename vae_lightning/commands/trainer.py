@@ -131,15 +131,15 @@ class CommandTrainer(ScoringTrainer):
     @staticmethod
     def _asked(trained: TrainedModel, label: str | None) -> list[int]:
         """The classes to draw from: none for a model that does not generate by class, where no label is given."""
-        if not trained.latent_model.is_conditional:
+        if others := set(trained.latent_model.needs) - {"label"}:
+            raise ValueError(
+                f"sample: expected a model of images, by class or not, got {type(trained.latent_model).__name__}, "
+                f"which is told a {min(others)}: use vae-lightning generate."
+            )
+        if not trained.latent_model.generates_by_class:
             if label is not None:
                 trained.require_by_class()
             return []
-        if "label" not in (needs := trained.latent_model.needs):
-            raise ValueError(
-                f"sample: expected a model of images, by class or not, got {type(trained.latent_model).__name__}, "
-                f"which is told a {needs[0]}: use vae-lightning generate."
-            )
         if label is None:
             return list(range(trained.spec.require_classes("sample")))
         return [trained.spec.class_number(label)]

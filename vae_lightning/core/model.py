@@ -84,6 +84,11 @@ class LatentModel(Model):
         """Whether its density is p(x|y); labels that an encoder alone is told leave it p(x)."""
         return bool(self.needs)
 
+    @property
+    def generates_by_class(self) -> bool:
+        """Whether a label that is given without an image is the class of what is generated."""
+        return self.is_conditional and "label" in self.needs
+
     def generates(self, trace: Trace) -> bool:
         """Whether draws from its priors make images, told a trace of it. By default wherever there is a rate, which
         holds codes and prior together; an autoencoder's codes follow no prior, unless one was fitted to them."""

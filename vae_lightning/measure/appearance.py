@@ -86,7 +86,11 @@ def samples(tested: ModelAndData) -> Section:
     def features(images: Tensor) -> Tensor:
         return in_batches(classifier.features, images.float())
 
-    real, fake = features(test.take(chosen)), features(tested.samples(count))
+    drawn, asked = tested.samples(count), tested.sampled_labels(count)
+    if asked is not None:
+        shown = percent(accuracy(classifier, drawn, asked))
+        section.add("sample_class", "samples that show the class that was asked for", shown, "%", "higher")
+    real, fake = features(test.take(chosen)), features(drawn)
     seen = features(train.some(count).image)
     ideal = features(tested.samples(count, aggregate=True))
     through = "through the aggregate posterior"

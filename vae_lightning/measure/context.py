@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from vae_lightning.core import Batch, Given, LatentModel, PosteriorMean, Recorded, centre
+from vae_lightning.core import UNKNOWN, Batch, Given, LatentModel, PosteriorMean, Recorded, centre
 from vae_lightning.data import ImageData, Images
 from vae_lightning.data.source import CHUNK_VALUES
 from vae_lightning.metrics.estimators.annealing import annealed_log_prob
@@ -98,6 +98,14 @@ class ModelAndData:
         """Integers to [0, 1]."""
         return image.float() / (self.data.levels - 1)
 
+    def sampled_labels(self, count: int) -> Tensor | None:
+        """The classes (count,) of what is sampled, as they come in training; None of a model that takes none."""
+        label = self.data.fixed("train").label
+        if label is None or not self.model.generates_by_class:
+            return None
+        label = label.cpu()[label.cpu() != UNKNOWN]
+        return label[torch.randint(len(label), (count,), generator=torch.Generator().manual_seed(0))]
+
     def samples(self, count: int, mean: bool = False, aggregate: bool = False) -> Tensor:
         """(count, C, H, W) in 0..levels-1, on the CPU.
 
@@ -110,12 +118,10 @@ class ModelAndData:
         train = self.data.fixed("train")
         if aggregate:
             stories = (self.model.trace(batch).px for batch in self.batches(train, torch.randint(len(train), (count,))))
-        elif train.label is None or "label" not in self.model.needs:
+        elif (labels := self.sampled_labels(count)) is None:
             stories = (self.model.sample({}, min(500, count - done)) for done in range(0, count, 500))
-        else:  # of labels as they come in training
-            chosen = torch.randint(len(train), (count,), generator=torch.Generator().manual_seed(0))
-            labels = train.label.cpu()[chosen].to(self.device)
-            stories = (self.model.sample({"label": part}) for part in labels.split(500))
+        else:
+            stories = (self.model.sample({"label": part}) for part in labels.to(self.device).split(500))
         parts = [px.mean if mean else px.sample().round() for px in stories]
         return torch.cat([part.clamp(0, self.data.levels - 1).cpu() for part in parts])
 

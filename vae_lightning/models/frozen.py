@@ -134,6 +134,10 @@ class Frozen(FrozenWhole, LatentModel):
     def is_conditional(self) -> bool:
         return self.model.is_conditional
 
+    @property
+    def generates_by_class(self) -> bool:
+        return self.model.generates_by_class
+
 
 class FrozenImageText(FrozenWhole, ImageTextModel):
     """A trained run's two towers, such as a CLIP's; see `FrozenWhole`."""

@@ -104,6 +104,10 @@ class SecondStage(LatentModel):
     def is_conditional(self) -> bool:
         return bool(self.prior.needs) or self.first_stage.is_conditional
 
+    @property
+    def generates_by_class(self) -> bool:
+        return super().generates_by_class or self.first_stage.generates_by_class
+
     @torch.no_grad()
     def init_from_data(self, batch: Batch) -> None:
         """Begins the prior at the training images' codes, one draw an image, (N, *event)."""

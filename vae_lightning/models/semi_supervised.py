@@ -52,6 +52,10 @@ class SemiSupervisedVAE(LatentModel):
         """Nothing: a label that is not told is inferred."""
         return tuple(name for name in self.conditional.needs if name != "label")
 
+    @property
+    def generates_by_class(self) -> bool:
+        return True
+
     def about(self, given: Batch) -> Story:
         q = class_distribution(self.class_log_prob(given)) if "image" in given else None
         asked = given.get("label") if q is None else None

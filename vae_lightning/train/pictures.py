@@ -115,7 +115,7 @@ class PriorSamples(Picture):
     def draw(self, model: LatentModel, batch: Batch) -> tuple[Tensor, int] | None:
         if not model.generates(model.trace(rows(batch, slice(0, 1)))):
             return None
-        if model.is_conditional and "label" in batch:
+        if model.generates_by_class and "label" in batch:
             classes = batch["label"].unique()  # of those held out
             columns = max(1, self.num_images // len(classes))
             return model.sample({"label": classes}, columns).mean.transpose(0, 1).flatten(0, 1), columns
