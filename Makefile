@@ -10,7 +10,6 @@ LIKELIHOODS := gaussian gaussian_optimal discretized_logistic discretized_logist
 BLUR := $(addsuffix -standard_normal,$(LIKELIHOODS)) gaussian-gaussian_mixture discretized_logistic-gaussian_mixture
 
 CHAIN := vae clip prior decoder
-K ?= 1000
 DIGITS := "a thick left-slanted seven" "a thin upright three" "a right-slanted nine"
 PHOTOS := "a bright warm photo of a horse" "a dark cool photo of a ship" "a photo of a frog"
 
@@ -52,7 +51,7 @@ results: $(STAMP) ## Train a row of docs/results.md and test it, ROW=mnist_stati
 	  else rm -rf $$run; $(RUN) fit -c configs/experiment/$(ROW).yaml --run.experiment results --run.name $(ROW); fi; \
 	  touch $$run/finished; \
 	fi; \
-	$(RUN) test --ckpt_path $$run --model.evaluation.samples $(K)
+	$(RUN) test --ckpt_path $$run $(if $(K),--model.evaluation.samples $(K))
 
 text2image: $(STAMP) ## Train the text-to-image chain on captioned MNIST in runs/text2image_mnist (47 minutes of one core); goes on where it was stopped
 text2image-digits: $(STAMP) ## The same on the 8x8 digits (two minutes), in runs/text2image_digits

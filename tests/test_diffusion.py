@@ -342,7 +342,7 @@ def test_noise_on_a_condition_has_its_scale_and_is_added_in_training_alone() -> 
     assert torch.equal(made.train().conditions(told)["b"], clean["b"])
     with pytest.raises(ValueError, match="noise: expected conditions among a, b, got 'c'"):
         small(noise={"c": 0.1})
-    with pytest.raises(ValueError, match=r"noise.a: expected a scale of at least 0, got -1"):
+    with pytest.raises(ValueError, match=r"noise.a: expected a finite scale of at least 0, got -1"):
         small(noise={"a": -1})
 
 

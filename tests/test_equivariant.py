@@ -7,7 +7,7 @@ from functools import partial
 import pytest
 import torch
 
-from vae_lightning.conditionals import BernoulliLikelihood, GaussianPosterior
+from vae_lightning.conditionals import BernoulliLikelihood, CodePrior, GaussianPosterior, GumbelPosterior, PointMass
 from vae_lightning.core import Spec
 from vae_lightning.models import VAE
 from vae_lightning.nets import MLP, ConvDecoder, ConvEncoder
@@ -33,11 +33,10 @@ def pixelwise() -> VAE:
 @pytest.mark.parametrize("sides", [(4, 4), (5, 5), (3, 6)])
 def test_maps_and_vectors_turn_by_quarters(sides: tuple[int, int]) -> None:
     x, by = torch.randn(40, 2, *sides), torch.arange(40) % 4
+    by = by if sides[0] == sides[1] else 2 * (by % 2)
     out = turned(x, by, (2, *sides))
-    square = sides[0] == sides[1]
     for image, quarters, found in zip(x, by.tolist(), out, strict=True):
-        expected = image.rot90(quarters if square else 2 * (quarters % 2), (-2, -1))
-        assert torch.equal(found, expected)
+        assert torch.equal(found, image.rot90(quarters, (-2, -1)))
     assert torch.equal(turned(x.flatten(1), by, (2, *sides)), out.flatten(1))
 
 
@@ -82,10 +81,15 @@ def test_it_trains_a_spatial_model() -> None:
 
 def test_latents_that_are_no_map_are_refused() -> None:
     model, given = pixelwise(), {"image": torch.ones(2, *SHAPE)}
-    for map_shape in (None, [2, 4, 4]):
-        with pytest.raises(ValueError, match=r"turns maps, got a latent 'z' of shape \(16,\)"):
-            Equivariant(map_shape=map_shape).check(model, given)
+    with pytest.raises(ValueError, match=r"turns maps of 32 numbers, map_shape \[2, 4, 4\], got a latent 'z' of shape"):
+        Equivariant([2, 4, 4]).check(model, given)
+    codes = VAE(Spec(SHAPE, 2), partial(GumbelPosterior, classes=4), prior=CodePrior, latent_size=16)
+    with pytest.raises(ValueError, match="got codes 'z'"):
+        Equivariant([1, 4, 4]).check(codes, given)
+    point = VAE(Spec(SHAPE, 2), PointMass, latent_size=16)
+    with pytest.raises(ValueError, match="the objective Equivariant needs a posterior with a density"):
+        Equivariant([1, 4, 4]).check(point, given)
     with pytest.raises(ValueError, match=r"Equivariant.map_shape: expected \[c, h, w\], got \[16\]"):
         Equivariant(map_shape=[16])
-    with pytest.raises(ValueError, match=r"Equivariant.weight: expected at least 0, got -1"):
-        Equivariant(weight=-1)
+    with pytest.raises(ValueError, match=r"Equivariant.weight: expected a finite weight of at least 0, got -1"):
+        Equivariant(list(SHAPE), weight=-1)

@@ -283,7 +283,9 @@ def test_a_run_goes_on_within_an_epoch(cli: Callable) -> None:
     before = Path("runs/digits/whole/checkpoints/last.ckpt").read_bytes()
     again = cli("fit", "--ckpt_path=runs/digits/whole")  # as after a kill between the last epoch and the end
     assert (again.status, again.err) == (0, "")
-    assert "its 4 epochs are done" in again.out
+    assert "all epochs are done, 4 of them" in again.out
+    for more in ("--model.optimizer.lr=0.01", "--trainer.max_epochs=4", "--trainer={max_epochs: 3}"):
+        assert "nothing is left to train" in cli("fit", "--ckpt_path=runs/digits/whole", more).error
     assert Path("runs/digits/whole/checkpoints/last.ckpt").read_bytes() == before
 
 

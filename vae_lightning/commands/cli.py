@@ -36,7 +36,7 @@ from vae_lightning.train.loop import use_fast_loop
 from vae_lightning.train.monitors import why_stopped
 from vae_lightning.train.pictures import Picture
 from vae_lightning.train.process import part_company, with_float64
-from vae_lightning.train.resume import check_training, nothing_left, with_own_objective
+from vae_lightning.train.resume import check_training, epochs_done, nothing_left, with_own_objective
 
 OF_A_TRAINING = (Checkpoint, EarlyStopping, LearningRateMonitor, Picture, Timer)
 """Callbacks that have nothing to do in another command."""
@@ -143,11 +143,10 @@ class CLI(LightningCLI):
     def _open_run(self, section: Namespace) -> None:
         """Finds or makes the run's folder, and gives the loggers their place in it."""
         start = None if section.ckpt_path is None else self._read(Path(section.ckpt_path))
-        said = any(argument.startswith("--trainer.max_epochs") for argument in self.arguments)
-        if start is not None and section.run.name is None and not said and nothing_left(section, start):
+        if start is not None and only_asked_to_go_on(self.arguments) and nothing_left(section, start):
             raise AlreadyDone(
-                f"{folder_of(Path(section.ckpt_path))}: its {section.trainer.max_epochs} epochs are done; for more of "
-                "them --trainer.max_epochs."
+                f"{folder_of(Path(section.ckpt_path))}: all epochs are done, {epochs_done(start)} of them; for more "
+                "--trainer.max_epochs."
             )
         check_training(section, start)
         recorded = section.clone()
@@ -232,3 +231,9 @@ class CLI(LightningCLI):
 
     def before_doctor(self) -> None:
         print_verdict(self.run_folder)
+
+
+def only_asked_to_go_on(arguments: list[str]) -> bool:
+    """Whether `fit` is told a checkpoint and nothing else."""
+    _, *told = arguments
+    return (len(told) == 2 and told[0] == "--ckpt_path") or (len(told) == 1 and told[0].startswith("--ckpt_path="))

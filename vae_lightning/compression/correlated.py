@@ -14,6 +14,9 @@ from vae_lightning.compression.codecs import Codec, Grid, Search
 from vae_lightning.compression.densities import latent_codec, normal_tails, require_finite
 from vae_lightning.compression.stack import Integers, Stack
 
+NARROW = 0.3
+"""Cells: of a latent that is narrower, where it lies in its cell says nothing of its noise, and is taken for less."""
+
 
 class GaussianChain(Codec):
     """N(loc, L L^T) as the chain of p(z_i | z_<i) = N(loc_i + sum_j<i L_ij e_j, L_ii^2), e_j the noise that z_j is made
@@ -37,7 +40,8 @@ class GaussianChain(Codec):
         return Search(self.levels, normal_tails, mean, self.scale_tril[:, i, i]), mean
 
     def _noise(self, i: int, mean: Tensor, column: Integers) -> Tensor:
-        return (torch.from_numpy(column).double() + 0.5 - mean) / self.scale_tril[:, i, i]
+        narrow = self.scale_tril[:, i, i].clamp_min(NARROW)
+        return (torch.from_numpy(column).double() + 0.5 - mean) / narrow
 
     def push(self, stack: Stack, symbols: Integers) -> None:
         columns, noise, codecs = symbols.reshape(self.loc.shape).T, list[Tensor](), list[Search]()

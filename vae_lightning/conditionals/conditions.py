@@ -43,7 +43,7 @@ class Conditions(nn.Module):
                 raise ValueError(f"drop.{name}: expected a probability between 0 and 1, got {probability}.")
         for name, scale in noise.items():
             if not 0 <= scale < math.inf:
-                raise ValueError(f"noise.{name}: expected a scale of at least 0, got {scale}.")
+                raise ValueError(f"noise.{name}: expected a finite scale of at least 0, got {scale}.")
         self.sizes, self.drop, self.noise = dict(sizes), dict(drop), dict(noise)
         self.missing = nn.ParameterDict({name: nn.Parameter(torch.randn(size)) for name, size in sizes.items()})
         for name, size in sizes.items():

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.distributions import Categorical, Distribution, Independent, MixtureSameFamily, Normal
 
 from vae_lightning.conditionals.flow import autoregressive_map, composed, spline_coupling
-from vae_lightning.core import Conditional, Shape, Spec, has_mean, has_rate
+from vae_lightning.core import Conditional, Shape, Spec, has_rate
 from vae_lightning.distributions import Flow
 from vae_lightning.nets import bounded_log_scale, raw_log_scale
 
@@ -70,11 +70,6 @@ class EncodedMixture(Conditional):
         if not self._encoder:
             raise ValueError(f"{name}: expected the encoder of its model by `attach`, got none.")
         posterior = self._posterior()
-        if not has_rate(posterior):
-            raise ValueError(
-                f"{name}: expected an encoder whose posteriors have a density, of which it is a mixture, got one of "
-                "point masses (an autoencoder's): choose another prior, such as GaussianMixture or SplineFlowPrior."
-            )
         weights = Categorical(logits=self.log_weights, validate_args=False)
         return MixtureSameFamily(weights, self.component(posterior), validate_args=False)
 
@@ -121,6 +116,11 @@ class VampPrior(EncodedMixture):
         return self.logits
 
     def component(self, posterior: Distribution) -> Distribution:
+        if not has_rate(posterior):
+            raise ValueError(
+                "VampPrior: expected an encoder whose posteriors have a density, of which it is a mixture, got one of "
+                "point masses (an autoencoder's): choose another prior, such as ExemplarPrior or SplineFlowPrior."
+            )
         return posterior
 
 
@@ -147,8 +147,18 @@ class ExemplarPrior(EncodedMixture):
 
     @torch.no_grad()
     def init_from_data(self, image: Tensor) -> None:
-        """Takes its images, of (N, C, H, W), integers."""
+        """Takes its images, of (N, C, H, W), integers; ValueError where there are fewer."""
+        if len(image) < len(self.exemplars):
+            raise ValueError(
+                f"ExemplarPrior.components: expected at most {len(image)}, the training images that are looked at "
+                f"before the training, got {len(self.exemplars)}: choose fewer, some hundredths of the images."
+            )
         self.exemplars.copy_(image[evenly(image, len(self.exemplars))])
+
+    @torch.no_grad()
+    def init_from_codes(self, z: Tensor) -> None:
+        """Begins with half of the codes' own scale, (N, *event)."""
+        self.log_scale.copy_(raw_log_scale(z.flatten(1).std(0, correction=0).mean() / 2))
 
     @property
     def inputs(self) -> Tensor:
@@ -159,12 +169,13 @@ class ExemplarPrior(EncodedMixture):
         return self.equal
 
     def component(self, posterior: Distribution) -> Distribution:
-        if not has_mean(posterior):
+        try:
+            mean = posterior.mean
+        except NotImplementedError:
             raise ValueError(
                 f"ExemplarPrior: expected an encoder whose posteriors have a mean, got {type(posterior).__name__}: "
                 "choose GaussianPosterior, or another prior, such as VampPrior."
-            )
-        mean = posterior.mean
+            ) from None
         scale = bounded_log_scale(self.log_scale).exp()
         return Independent(
             Normal(mean, scale.expand_as(mean), validate_args=False), mean.dim() - 1, validate_args=False

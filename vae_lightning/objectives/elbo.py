@@ -148,7 +148,9 @@ class ELBO(Objective):
     def forward(self, model: Model, batch: Batch, share: float) -> Loss:
         beta = self.beta.at(share)  # first, so that all that follows can be compiled as one
         model = require_stories(model, "ELBO")
-        trace = model.trace(batch, self.num_samples)
+        return self._of(model, model.trace(batch, self.num_samples), beta)
+
+    def _of(self, model: LatentModel, trace: Trace, beta: Tensor) -> Loss:
         terms = mean_scores(trace)
         value = terms["distortion"] + beta * self._punished(trace, terms["rate"])
         logs = {name: term.detach() for name, term in terms.items()}
