@@ -123,6 +123,12 @@ def test_an_exemplar_prior_is_a_mixture_of_gaussians_at_training_images_codes() 
     assert torch.allclose(other.prior(None).log_prob(z), prior(None).log_prob(z))
 
 
+def test_an_exemplar_prior_of_more_images_than_there_are_is_refused() -> None:
+    model = VAE(SPEC, GaussianPosterior, prior=partial(ExemplarPrior, components=5), latent_size=2)
+    with pytest.raises(ValueError, match=r"ExemplarPrior.components: expected at most 4, .* got 5"):
+        model.init_from_data({"image": torch.zeros(4, 1, 4, 4)})
+
+
 def test_an_exemplar_prior_needs_posteriors_with_a_mean() -> None:
     encoder = partial(SplineFlowPosterior, transforms=1, hidden=[8])
     model = VAE(SPEC, encoder, prior=partial(ExemplarPrior, components=2), latent_size=2)
