@@ -199,6 +199,24 @@ def test_their_code_is_exact_and_as_long_as_the_density_says(kind: str) -> None:
     assert np.array_equal(stack.words(), seeded(4000, 1))
 
 
+def test_a_latent_far_below_a_cell_leaves_those_behind_it_where_they_are() -> None:
+    torch.manual_seed(0)
+    grid, tril = Settings().grid, torch.diag_embed(torch.tensor([1e-6, 0.1]).repeat(500, 1))
+    tril[:, 1, 0] = 0.1
+    codec = latent_codec(FullCovarianceNormal(torch.zeros(500, 2), scale_tril=tril), grid)
+    stack = Stack(seeded(4000, 1))
+    symbols = codec.pop(stack)
+    assert grid.points(symbols, torch.zeros(500, 2))[:, 1].std() < 2 * math.hypot(0.1, 0.1)
+    codec.push(stack, symbols)
+    assert np.array_equal(stack.words(), seeded(4000, 1))
+
+
+def test_a_covariance_that_is_none_is_refused() -> None:
+    q = LowRankNormal(torch.zeros(1, 3), torch.full((1, 3, 1), 1e9), torch.full((1, 3), 1e-6))
+    with pytest.raises(ValueError, match="expected a covariance that is positive definite, got a low-rank factor of"):
+        latent_codec(q, Settings().grid)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_images_come_back_from_their_code(kind: Any) -> None:
     torch.manual_seed(0)

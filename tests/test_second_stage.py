@@ -28,6 +28,7 @@ from tests.conftest import REPOSITORY
 from tests.test_linear_gaussian import linear_gaussian
 from vae_lightning import load_model
 from vae_lightning.conditionals import (
+    ExemplarPrior,
     GaussianMixture,
     LabelledGaussian,
     MaskedAutoregressivePrior,
@@ -186,6 +187,17 @@ def test_a_vampprior_is_the_runs_own_view_of_pseudo_inputs() -> None:
     assert set(dict(model.prior.named_parameters())) == {"logits", "raw"}
     with pytest.raises(ValueError, match=r"VampPrior: expected an encoder whose posteriors have a density"):
         of(Points, VampPrior)(lambda name, p, q: q.mean, {"image": IMAGES})
+
+
+def test_exemplars_of_an_autoencoder_begin_at_its_codes_scale() -> None:
+    model = of(Points, partial(ExemplarPrior, components=4))
+    model.init_from_data({"image": IMAGES})
+    prior: Any = model.prior
+    codes = Points()(IMAGES).mean
+    half = (codes.std(0, correction=0).mean() / 2).item()
+    p = prior(None)
+    assert p.component_distribution.stddev.unique().item() == pytest.approx(half, rel=1e-4)
+    assert torch.equal(p.component_distribution.mean, Points()(prior.inputs).mean)
 
 
 def test_what_does_not_fit_is_refused() -> None:

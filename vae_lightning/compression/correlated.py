@@ -71,7 +71,14 @@ def _(density: MultivariateNormal, grid: Grid) -> Codec:
 def _(density: LowRankMultivariateNormal, grid: Grid) -> Codec:
     factor = require_finite(density, density.cov_factor).cpu().double()
     covariance = factor @ factor.mT + require_finite(density, density.cov_diag).cpu().double().diag_embed()
-    return _chain(density, torch.linalg.cholesky(covariance), grid)
+    scale_tril, failed = torch.linalg.cholesky_ex(covariance)
+    if bool(failed.any()):
+        raise ValueError(
+            "expected a covariance that is positive definite, got a low-rank factor of up to "
+            f"{factor.abs().max():.0e} beside variances of {density.cov_diag.min():.0e}: the model has diverged or its "
+            "file is damaged; take another checkpoint."
+        )
+    return _chain(density, scale_tril, grid)
 
 
 def _chain(density: MultivariateNormal | LowRankMultivariateNormal, scale_tril: Tensor, grid: Grid) -> Codec:

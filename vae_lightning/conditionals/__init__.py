@@ -13,7 +13,9 @@ from vae_lightning.conditionals.discrete import (
     DiscretizedLogisticMixtureLikelihood,
     LinkedLogisticLikelihood,
 )
+from vae_lightning.conditionals.encoded_mixtures import ExemplarPrior, VampPrior
 from vae_lightning.conditionals.flow import FlowPosterior, InverseAutoregressivePosterior, SplineFlowPosterior
+from vae_lightning.conditionals.flow_priors import FlowPrior, MaskedAutoregressivePrior, SplineFlowPrior
 from vae_lightning.conditionals.gaussian import (
     GaussianLearnedScaleLikelihood,
     GaussianLikelihood,
@@ -21,13 +23,6 @@ from vae_lightning.conditionals.gaussian import (
     GaussianPixelScaleLikelihood,
 )
 from vae_lightning.conditionals.labelled import LabelledEncoder, LabelledGaussian, LabelledLikelihood
-from vae_lightning.conditionals.learned_priors import (
-    ExemplarPrior,
-    FlowPrior,
-    MaskedAutoregressivePrior,
-    SplineFlowPrior,
-    VampPrior,
-)
 from vae_lightning.conditionals.likelihood import Likelihood, LikelihoodFactory
 from vae_lightning.conditionals.posterior import (
     ClassifierFactory,

@@ -33,6 +33,7 @@ from vae_lightning.core.story import (
     centre,
     has_mean,
     has_rate,
+    is_diagonal_gaussian,
     is_discrete,
     is_point,
 )
@@ -69,6 +70,7 @@ __all__ = [
     "has_mean",
     "has_rate",
     "image_of",
+    "is_diagonal_gaussian",
     "is_discrete",
     "is_point",
     "rows",

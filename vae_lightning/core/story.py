@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor, nn
-from torch.distributions import Distribution, kl_divergence
+from torch.distributions import Distribution, Independent, Normal, kl_divergence
 
 from vae_lightning.core.data import Batch
 from vae_lightning.core.delta import Delta
@@ -99,6 +99,11 @@ def is_discrete(d: Distribution) -> bool:
         return bool(getattr(d.support, "is_discrete", False))
     except NotImplementedError:
         return False
+
+
+def is_diagonal_gaussian(d: Distribution) -> bool:
+    """Whether all values are independent and normal."""
+    return isinstance(d, Independent) and isinstance(d.base_dist, Normal)
 
 
 def is_point(d: Distribution) -> bool:

@@ -8,9 +8,8 @@ from typing import NamedTuple, TypeVar
 
 import torch
 
-from vae_lightning.core import Site, has_mean, is_discrete, seeded
+from vae_lightning.core import Site, has_mean, is_diagonal_gaussian, is_discrete, seeded
 from vae_lightning.measure.context import ModelAndData
-from vae_lightning.metrics.estimators.joint import diagonal_gaussian
 from vae_lightning.objectives.elbo import kl_per_latent
 from vae_lightning.report.results import Section
 
@@ -87,7 +86,7 @@ def ask(tested: ModelAndData) -> Known:
         generates=tested.model.generates(trace),
         mean=all(has_mean(site.q) for site in sites),
         continuous=not any(is_discrete(site.q) for site in sites),
-        gaussian=all(diagonal_gaussian(site.q) for site in sites),
+        gaussian=all(is_diagonal_gaussian(site.q) for site in sites),
         rate_of_each=trace.has_rate and all(map(_has_rate_of_each, sites)),
         labels=tested.data.splits["test"].label is not None,
         conditional=tested.model.is_conditional and "label" in tested.model.needs,

@@ -9,7 +9,18 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, Independent, Normal
 
-from vae_lightning.core import Batch, LatentModel, Loss, Model, Objective, Story, Trace, image_of, traced
+from vae_lightning.core import (
+    Batch,
+    LatentModel,
+    Loss,
+    Model,
+    Objective,
+    Story,
+    Trace,
+    image_of,
+    is_diagonal_gaussian,
+    traced,
+)
 from vae_lightning.objectives.elbo import mean_scores, require_density, require_stories
 from vae_lightning.objectives.schedules import Constant, Schedule
 
@@ -128,7 +139,7 @@ def encoders(story: Story) -> Gaussian:
     with suppress(_Asked):
         story(draw)
     ((name, q),) = asked.items()
-    if not (isinstance(q, Independent) and isinstance(q.base_dist, Normal)):
+    if q is None or not is_diagonal_gaussian(q):
         raise ValueError(
             "the objective SemiAmortised refines diagonal Gaussians, got the encoder's "
             f"{type(q).__name__} at {name!r}: choose GaussianPosterior, or the objective ELBO."

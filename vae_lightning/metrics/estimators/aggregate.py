@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, Independent, Normal
 
-from vae_lightning.core import Site
-from vae_lightning.metrics.estimators.joint import Joint, diagonal_gaussian
+from vae_lightning.core import Site, is_diagonal_gaussian
+from vae_lightning.metrics.estimators.joint import Joint
 
 PAIRS = 2**18  # of a sample and a Gaussian posterior in one dimension at a time: few enough for the caches
 PAIR_VALUES = 2**18  # of pairs in all dimensions at a time, where the posterior is another
@@ -58,7 +58,7 @@ def log_aggregate_of_several(joints: Sequence[Joint], drawn: Sequence[Mapping[st
     log_pairs = torch.cat(columns, 1)  # (M, N)
     own = torch.arange(len(z)) % log_pairs.shape[1]
     log_own, log_q = log_pairs.gather(1, own[:, None])[:, 0], log_pairs.logsumexp(1) - math.log(log_pairs.shape[1])
-    if not all(diagonal_gaussian(site.q) for sites in drawn for site in sites.values()):
+    if not all(is_diagonal_gaussian(site.q) for sites in drawn for site in sites.values()):
         return log_own, log_q, None
     loc, scale = (
         torch.cat([_flat(joint, sites, what) for joint, sites in zip(joints, drawn, strict=True)], 1).flatten(0, 1)

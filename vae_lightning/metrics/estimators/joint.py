@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor
-from torch.distributions import Distribution, Independent, Normal
+from torch.distributions import Distribution
 
 from vae_lightning.core import (
     Batch,
@@ -25,11 +25,6 @@ from vae_lightning.core import (
     told_until,
     traced,
 )
-
-
-def diagonal_gaussian(q: Distribution) -> bool:
-    """Whether all values of q are independent and normal."""
-    return isinstance(q, Independent) and isinstance(q.base_dist, Normal)
 
 
 def split(shapes: Mapping[str, Shape], z: Tensor) -> dict[str, Tensor]:

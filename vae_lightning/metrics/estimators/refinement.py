@@ -11,8 +11,19 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, Independent, Normal
 
-from vae_lightning.core import Batch, LatentModel, PosteriorMean, Recorded, Shape, image_of, rows, seeded, told_until
-from vae_lightning.metrics.estimators.joint import Joint, diagonal_gaussian, split
+from vae_lightning.core import (
+    Batch,
+    LatentModel,
+    PosteriorMean,
+    Recorded,
+    Shape,
+    image_of,
+    is_diagonal_gaussian,
+    rows,
+    seeded,
+    told_until,
+)
+from vae_lightning.metrics.estimators.joint import Joint, split
 from vae_lightning.metrics.estimators.tiles import tile_size
 
 STEPS, LR, STEP_SAMPLES = 50, 0.05, 2
@@ -50,7 +61,7 @@ class Gaussians(NamedTuple):
 
 def refinable(joint: Joint) -> bool:
     """Whether every posterior of the story is a diagonal Gaussian, from which a search can start."""
-    return all(diagonal_gaussian(site.q) for site in joint.sites.values())
+    return all(is_diagonal_gaussian(site.q) for site in joint.sites.values())
 
 
 class Bounds:
@@ -62,7 +73,7 @@ class Bounds:
         self.joint.require_gradients()
         self.shapes = self.joint.shapes
         if not refinable(self.joint):
-            got = next(site.q for site in self.joint.sites.values() if not diagonal_gaussian(site.q))
+            got = next(site.q for site in self.joint.sites.values() if not is_diagonal_gaussian(site.q))
             got = got.base_dist if isinstance(got, Independent) else got
             raise ValueError(
                 f"each image's own posterior (refinement) is sought among diagonal Gaussians, got an encoder's of "
