@@ -22,6 +22,11 @@ def _(density: OfCodes, grid: Grid, symbols: Integers) -> Tensor:
     return density.latent_of(indices.view(*density.batch_shape, density.positions))
 
 
+@latent_points.register
+def _(density: Categorical, grid: Grid, symbols: Integers) -> Tensor:
+    return torch.from_numpy(symbols).long().to(density.logits.device).view(density.batch_shape)
+
+
 @popped.register
 def _(density: OfCodes) -> int:
     return math.prod(density.batch_shape) * density.positions
@@ -89,6 +94,11 @@ def _(density: CodePoint, grid: Grid) -> Codec:
 
 @latent_codec.register
 def _(density: RelaxedCodes, grid: Grid) -> Codec:
+    return _table(density, density.logits)
+
+
+@latent_codec.register
+def _(density: Categorical, grid: Grid) -> Codec:
     return _table(density, density.logits)
 
 

@@ -18,6 +18,7 @@ from vae_lightning.models.pixels import Pixels
 from vae_lightning.models.second_stage import SecondStage
 from vae_lightning.models.semi_supervised import SemiSupervisedVAE
 from vae_lightning.models.text_tower import BagOfWords, TextTower, TextTransformer
+from vae_lightning.models.two_stage import TwoStageVAE
 from vae_lightning.models.unclip import UnCLIP
 from vae_lightning.models.vae import VAE
 
@@ -42,5 +43,6 @@ __all__ = [
     "SemiSupervisedVAE",
     "TextTower",
     "TextTransformer",
+    "TwoStageVAE",
     "UnCLIP",
 ]

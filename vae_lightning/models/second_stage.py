@@ -28,6 +28,48 @@ CHUNK = 500
 """Images that are encoded at a time when the prior is begun."""
 
 
+def frozen_latent(who: str, first: Frozen, spec: Spec, name: str) -> Site:
+    """A latent of a run's story, of a blank image; the run may wait for its weights.
+
+    Args:
+        who: the model that takes it, for its errors.
+        first: the run, which `who` calls `first_stage`.
+        spec: of the images that the model will see.
+        name: the latent's.
+
+    Raises:
+        ValueError: the run has seen other images or classes, is told what is no label, or has no such latent.
+    """
+    found = first.spec
+    if (found.image_shape, found.levels) != (tuple(spec.image_shape), spec.levels):
+        raise ValueError(
+            f"{who}.first_stage: expected a run of images of shape {tuple(spec.image_shape)} with {spec.levels} "
+            f"levels, got one of {found.image_shape} with {found.levels}: choose another."
+        )
+    if "label" in first.needs and found.classes != spec.classes:
+        raise ValueError(f"{who}.first_stage: expected a run of the classes {spec.classes}, got {found.classes}.")
+    blank = {"image": torch.zeros(1, *spec.image_shape)}
+    if others := set(first.needs) - {"label"}:
+        raise ValueError(f"{who}.first_stage: expected one that is told no {min(others)}, got one that is.")
+    if "label" in first.needs:
+        blank["label"] = torch.zeros(1, dtype=torch.long)
+    with torch.no_grad(), seeded(None):
+        sites = first.model.trace(blank).sites
+    if name not in sites:
+        raise ValueError(
+            f"{who}.site: expected a latent of the run, {', '.join(sites)}, got {name!r}: choose one by "
+            "--model.latent_model.site."
+        )
+    return sites[name]
+
+
+def frozen_posterior(first: Frozen, given: Batch, name: str) -> Distribution:
+    """q of a latent of a run's story given images, batch_shape (B,), and the centres of the latents before it."""
+    path = Recorded(PosteriorMean())
+    told_until(first.about(given), path, name)
+    return path.sites[name].q
+
+
 class SecondStage(LatentModel):
     """A frozen run's story with another prior at one of its sites, which is fitted to the posteriors' draws by
     `SiteNLL`: min over p of -E_q log p(z), which is least at the aggregate posterior (Dai & Wipf 2019; Ghosh et al.
@@ -48,18 +90,8 @@ class SecondStage(LatentModel):
 
     def __init__(self, spec: Spec, first_stage: Frozen, prior: PriorFactory = SplineFlowPrior, site: str = "z") -> None:
         super().__init__()
-        found = first_stage.spec
-        if (found.image_shape, found.levels) != (tuple(spec.image_shape), spec.levels):
-            raise ValueError(
-                f"SecondStage.first_stage: expected a run of images of shape {tuple(spec.image_shape)} with "
-                f"{spec.levels} levels, got one of {found.image_shape} with {found.levels}: choose another."
-            )
-        if "label" in first_stage.needs and found.classes != spec.classes:
-            raise ValueError(
-                f"SecondStage.first_stage: expected a run of the classes {spec.classes}, got {found.classes}."
-            )
         self.first_stage, self.site = first_stage, site
-        latent = self._latent(spec)
+        latent = frozen_latent("SecondStage", first_stage, spec, site)
         self.prior = prior(tuple(latent.q.event_shape), spec)
         self.prior.attach(_Encoder(first_stage, site, spec.levels))
         if latent.p.batch_shape and not self.prior.needs:
@@ -68,22 +100,6 @@ class SecondStage(LatentModel):
                 f"latents before it, got {type(self.prior).__name__}: choose LabelledGaussian for labels, or the "
                 "story's first latent for --model.latent_model.site."
             )
-
-    def _latent(self, spec: Spec) -> Site:
-        """The site, of a blank image; the run may wait for its weights."""
-        blank = {"image": torch.zeros(1, *spec.image_shape)}
-        if others := set(self.first_stage.needs) - {"label"}:
-            raise ValueError(f"SecondStage.first_stage: expected one that is told no {min(others)}, got one that is.")
-        if "label" in self.first_stage.needs:
-            blank["label"] = torch.zeros(1, dtype=torch.long)
-        with torch.no_grad(), seeded(None):
-            sites = self.first_stage.model.trace(blank).sites
-        if self.site not in sites:
-            raise ValueError(
-                f"SecondStage.site: expected a latent of the run, {', '.join(sites)}, got {self.site!r}: choose one by "
-                "--model.latent_model.site."
-            )
-        return sites[self.site]
 
     def about(self, given: Batch) -> Story:
         first, prior = self.first_stage.about(given), self.prior.told(None, given)
@@ -126,6 +142,4 @@ class _Encoder(Conditional):
         self.needs = model.needs
 
     def forward(self, context: Tensor) -> Distribution:
-        path = Recorded(PosteriorMean())
-        told_until(self.model.about({"image": self.top * context}), path, self.site)
-        return path.sites[self.site].q
+        return frozen_posterior(self.model, {"image": self.top * context}, self.site)

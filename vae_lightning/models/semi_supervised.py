@@ -10,6 +10,7 @@ from torch.distributions import Categorical, Distribution
 
 from vae_lightning.conditionals import ClassifierFactory, ClassPosterior, class_distribution
 from vae_lightning.core import Batch, Draw, LatentModel, Spec, Story, Trace, image_of, traced
+from vae_lightning.models.two_stage import TwoStageVAE
 
 
 class SemiSupervisedVAE(LatentModel):
@@ -20,8 +21,9 @@ class SemiSupervisedVAE(LatentModel):
     Args:
         spec: of the images, with their classes.
         conditional: spec -> the model of images by class, such as a `VAE` of `LabelledEncoder`, `LabelledLikelihood`
-            and either prior.
-        classifier: spec -> q(y|x) given the image scaled to [0, 1], over y (1,) int64.
+            and either prior; or a `TwoStageVAE`, which makes M1 followed by M2.
+        classifier: spec -> q(y|x) given the image scaled to [0, 1], over y (1,) int64. Of a `TwoStageVAE` it is told
+            the image's code (1, 1, d) in the image's place.
 
     Raises:
         ValueError: data without classes, or a model whose images do not hang on the class.
@@ -44,7 +46,7 @@ class SemiSupervisedVAE(LatentModel):
                 f"{type(self.conditional).__name__} whose density is told none: give it a LabelledLikelihood, or a "
                 "LabelledGaussian prior."
             )
-        self.classifier = classifier(spec)
+        self.classifier = classifier(self.conditional.code_spec if isinstance(self.conditional, TwoStageVAE) else spec)
         self.register_buffer("logits", torch.zeros(self.classes), persistent=False)
 
     @property
@@ -68,10 +70,16 @@ class SemiSupervisedVAE(LatentModel):
 
     def class_log_prob(self, given: Batch) -> Tensor:
         """log q(y|x) of every class, (B, classes); labels in the batch are not looked at."""
-        image = image_of(given)
-        found = self.classifier(image if self.levels == 2 else image / (self.levels - 1))
+        found = self.classifier(self._seen(given))
         assert isinstance(found.base_dist, Categorical)
         return found.base_dist.logits[..., 0, :]
+
+    def _seen(self, given: Batch) -> Tensor:
+        """What the classifier is told of the images."""
+        image = image_of(given)
+        if isinstance(self.conditional, TwoStageVAE):
+            return self.conditional.code(given)
+        return image if self.levels == 2 else image / (self.levels - 1)
 
     def by_class(self, given: Batch) -> Trace:
         """The story of the images under each class in turn: its scores and log weights have the shape (classes, B), and
@@ -85,5 +93,6 @@ class SemiSupervisedVAE(LatentModel):
         return self.logits.log_softmax(-1)
 
     def init_from_data(self, batch: Batch) -> None:
-        self.classifier.init_from_data(image_of(batch))
+        if not isinstance(self.conditional, TwoStageVAE):
+            self.classifier.init_from_data(image_of(batch))
         self.conditional.init_from_data(batch)
