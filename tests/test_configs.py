@@ -57,7 +57,7 @@ QUICK = ("--model.evaluation.samples=2", "--model.evaluation.studies=false")
 
 ELSEWHERE = ("_clip", "_second_stage", "_m1_m2")
 EXPERIMENTS = [path for path in (CONFIGS / "experiment").glob("*.yaml") if not path.stem.endswith(ELSEWHERE)]
-"""Those of a story that stand alone; the others are in test_dual_encoder.py, test_second_stage.py and test_two_stage.py."""
+"""Those that stand alone; the others are in test_dual_encoder.py, test_second_stage.py and test_two_stage.py."""
 
 
 @pytest.mark.parametrize("path", sorted(EXPERIMENTS), ids=lambda path: path.stem)

@@ -20,7 +20,7 @@ from vae_lightning.conditionals import (
     GaussianPosterior,
 )
 from vae_lightning.core import Spec
-from vae_lightning.metrics import importance, log_prob, log_prob_curve
+from vae_lightning.metrics import ImageEvaluation, importance, log_prob, log_prob_curve
 from vae_lightning.metrics.estimators.tiles import TILE_VALUES, tile_size
 from vae_lightning.models import VAE
 from vae_lightning.nets import MLP, ConvDecoder
@@ -225,3 +225,17 @@ def test_beta_one_is_the_elbo_whatever_the_image_size(side: int) -> None:
     logits = model.likelihood.params(trace.sites["z"].z).squeeze(-4)
     log_likelihood = (x * logits - torch.nn.functional.softplus(logits)).flatten(1).sum(1)
     torch.testing.assert_close(-value, (log_likelihood - kl).mean())
+
+
+def test_validation_follows_the_bound_that_training_maximises() -> None:
+    model, x, exact = linear_gaussian(optimal=False)
+    values = {}
+    for objective in (ELBO(), IWAE(1), IWAE(2000)):
+        evaluation = ImageEvaluation(studies=False)
+        evaluation.follow(objective)
+        name = evaluation.headline(model, {"image": x}).name
+        evaluation.update(model, Spec((1, 2, 3), 2), {"image": x}, "val")
+        values[objective.bound_samples] = (name, evaluation.results()[name][0])
+    assert {name for name, _ in (values[1], values[2000])} == {"elbo", "iwae"}
+    assert values[1][1] < values[2000][1] - 0.1
+    assert values[2000][1] == pytest.approx(exact.mean().item(), abs=0.02)

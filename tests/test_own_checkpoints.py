@@ -58,6 +58,22 @@ def test_a_second_checkpoint_callback_takes_neither_name(cli: Callable, flags: l
     assert read_checkpoint(find_checkpoint(run, prefer="last"))["epoch"] == 3
 
 
+def test_the_best_epoch_of_the_importance_weighted_bound_is_by_that_bound(cli: Callable) -> None:
+    """Its ELBO falls where its samples spread, while the bound still rises."""
+    objective = REPOSITORY / "configs" / "objective" / "iwae.yaml"
+    done = cli("fit", "-c", DIGITS, "-c", objective, *SMALL, "--trainer.max_epochs=5", "--model.optimizer.lr=0.01")
+    assert done.status == 0, done.err
+    run = Path("runs/digits/1")
+    with (run / "metrics.csv").open(newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["val/iwae"]]
+    bounds, elbos = ([float(row[f"val/{name}"]) for row in rows] for name in ("iwae", "elbo"))
+    assert len(bounds) == 5
+    assert all(bound > elbo for bound, elbo in zip(bounds, elbos, strict=True))
+    best = read_checkpoint(find_checkpoint(run))
+    assert best["epoch"] == bounds.index(max(bounds))
+    assert any("'monitor': 'val/iwae'" in name for name in best["callbacks"])
+
+
 @pytest.mark.parametrize(
     ("flags", "words"),
     [

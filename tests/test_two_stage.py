@@ -70,9 +70,7 @@ def test_samples_have_its_mean_and_covariance() -> None:
     torch.manual_seed(0)
     drawn = model.sample({}, 100_000).base_dist.loc.flatten(1)  # type: ignore[attr-defined]
     torch.testing.assert_close(drawn.mean(0), exact.mean, atol=0.03, rtol=0)
-    torch.testing.assert_close(
-        drawn.T.cov(), exact.covariance_matrix - 0.25 * torch.eye(6).double(), atol=0.06, rtol=0
-    )
+    torch.testing.assert_close(drawn.T.cov(), exact.covariance_matrix - 0.25 * torch.eye(6).double(), atol=0.06, rtol=0)
 
 
 def test_by_class_it_is_m1_followed_by_m2() -> None:

@@ -178,6 +178,10 @@ class Objective(nn.Module, ABC):
     that traces a latent model gives `LatentModel.statistics` of the trace with its loss. What it has of its own to keep
     from step to step, such as a weight that follows the rate, changes by `observe` alone."""
 
+    bound_samples = 1
+    """Importance samples an image of the bound that it maximises, by which validation chooses among the epochs: 1 for
+    the ELBO."""
+
     @abstractmethod
     def forward(self, model: Model, batch: Batch, share: float) -> Loss:
         """The loss at a share of 0.0 .. 1.0, be the training's length given in epochs, steps or time. In a compiled

@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from vae_lightning.core import Batch, Coded, Model, Spec, Trace
+from vae_lightning.core import Batch, Coded, Model, Objective, Spec, Trace
 from vae_lightning.metrics.codes import CodeUsage, code_rows
 from vae_lightning.metrics.mean import MeanWithError, from_all_processes
 
@@ -39,6 +39,10 @@ class Evaluation(ABC):
         self._means: dict[str, MeanWithError] = {}
         self._kept: dict[str, list[Tensor]] = {}
         self._usages: dict[str, CodeUsage] = {}
+
+    def follow(self, objective: Objective) -> None:
+        """Takes note of what training minimises, once before all else. Does nothing by default."""
+        return
 
     @abstractmethod
     def headline(self, model: Model, batch: Batch) -> Headline:

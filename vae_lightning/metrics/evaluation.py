@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from vae_lightning.core import Batch, Classifier, LatentModel, Model, PosteriorMean, Spec, Trace, rows
+from vae_lightning.core import Batch, Classifier, LatentModel, Model, Objective, PosteriorMean, Spec, Trace, rows
 from vae_lightning.metrics.base import Evaluation, Headline
 from vae_lightning.metrics.estimators.gap import OF_THE_BOUND, bound_beside
 from vae_lightning.metrics.estimators.importance import importance
@@ -47,15 +47,19 @@ class ImageEvaluation(Evaluation):
                 raise ValueError(f"model.evaluation.{name}: expected at least 0, got {count}.")
         self.samples, self.refinement, self.studies, self.corruption = samples, refinement, studies, corruption
         self.latent_size = 0  # latents an image, as the last batch had them
+        self.bound_samples = 1  # of the bound that training maximises
         super().__init__()
 
+    def follow(self, objective: Objective) -> None:
+        self.bound_samples = objective.bound_samples
+
     def headline(self, model: Model, batch: Batch) -> Headline:
-        """The ELBO; of an autoencoder, which has none, the distortion, or -log p(z) of its codes where a prior is
-        fitted to them."""
+        """The ELBO, or where training maximises the importance-weighted bound that bound, of as many samples; of an
+        autoencoder, which has none, the distortion, or -log p(z) of its codes where a prior is fitted to them."""
         model = self._latent(model)
         trace = model.trace(rows(batch, slice(0, 2)))
         if trace.has_rate:
-            return Headline("elbo", "max")
+            return Headline("iwae" if self.bound_samples > 1 else "elbo", "max")
         return Headline(f"nll_{trace.points[0].name}" if model.generates(trace) else "distortion", "min")
 
     def update(self, model: Model, spec: Spec, batch: Batch, stage: Literal["val", "test"]) -> None:
@@ -66,6 +70,8 @@ class ImageEvaluation(Evaluation):
         if isinstance(model, Classifier) and "label" in batch:
             wrong = model.class_log_prob(batch).argmax(1) != batch["label"]
             self.add("error", 100.0 * wrong)  # %
+        if stage == "val" and self.bound_samples > 1:
+            self.add("iwae", importance(model, batch, [self.bound_samples]).log_prob[0])
         if stage == "test":
             self._reconstruction(model, spec, batch, trace)
             if self.samples and trace.has_rate and trace.is_random:

@@ -25,7 +25,7 @@ class IWAE(Objective):
         super().__init__()
         if num_samples < 1:
             raise ValueError(f"IWAE.num_samples: expected at least 1, got {num_samples}.")
-        self.num_samples = num_samples
+        self.num_samples = self.bound_samples = num_samples
         self.gradient = Reparameterised() if gradient is None else gradient
 
     def check(self, model: Model, batch: Batch) -> None:

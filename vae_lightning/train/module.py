@@ -100,6 +100,7 @@ class Experiment(ClipsFused, Scheduled, AveragedSteps):
         if channels_last:
             self.latent_model = self.latent_model.to(memory_format=torch.channels_last)
         self.objective = objective
+        self.evaluation.follow(objective)
         self.loss: Callable[[Model, Batch, float], Loss] = objective.forward
         if compile:
             self.loss = torch.compile(objective.forward)
@@ -110,8 +111,7 @@ class Experiment(ClipsFused, Scheduled, AveragedSteps):
         """What the command line was given: saved in checkpoints, so that they rebuild the model."""
         self.is_warm = False
         """Whether the weights come from another run, and are not to be set from the data."""
-        self._seed = 0
-        self._resettle = False
+        self._seed, self._resettle = 0, False
         self._noise: list[Tensor] | None = None
 
     # -- set-up --------------------------------------------------------------------------------------------------------
