@@ -31,7 +31,7 @@ ROUNDS = [
     "startup",
     "train",
 ]
-RUN_ALONE = [*ROUNDS, "folders", "planted_defects", "text2image_seeds", "total_correlation"]
+RUN_ALONE = [*ROUNDS, "folders", "planted_defects", "text2image_seeds", "total_correlation", "blur"]
 
 
 def curves(name: str, side: int, *flags: str) -> list[tuple[list[float], list[float]]]:

@@ -12,6 +12,7 @@ import pytest
 import wandb
 from torch.utils.data import Dataset
 
+from tests.conftest import REPOSITORY
 from tests.test_bad_input import DIGITS, FAST, refused
 from vae_lightning.data import Digits
 
@@ -218,3 +219,17 @@ def test_wandb_without_a_key(cli: Callable, monkeypatch: pytest.MonkeyPatch, tmp
     wandb.teardown()
     refused(result, "wandb login", "WANDB_MODE=offline")
     assert not list(Path().glob("runs/*/*"))
+
+
+def test_a_part_that_is_missing_is_named(cli: Callable) -> None:
+    parts = [
+        word
+        for name in ("base", "model/conv", "data/digits")
+        for word in ("-c", REPOSITORY / "configs" / f"{name}.yaml")
+    ]
+    done = cli("fit", *parts)
+    assert done.status != 0
+    assert done.error.strip() == (
+        "error: model.objective: expected a value, got none: give --model.objective VALUE, or a file of configs/ that "
+        "has it."
+    )

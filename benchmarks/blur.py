@@ -1,0 +1,126 @@
+"""What cures blur, in reconstructions and in samples: likelihoods, priors, depth, codes?
+
+    python -m benchmarks.blur OUT -c configs/data/mnist.yaml [--epochs 12] [FLAGS OF fit]
+    python -m benchmarks.blur OUT -c configs/data/images.yaml --data.source.path DIR
+
+Trains the textbook's VAE (squared error, N(0, I)) and its cures on the same images for as many steps, tests all of them
+(`vae-lightning test`), and prints a table of what `test` says of sharpness and samples; docs/measuring.md says what the
+rows are. Begun again, it goes on where it was stopped. Distances in features need labels.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import yaml
+
+HERE = Path(__file__).resolve().parent
+CONFIGS = HERE.parent / "configs"
+CONV, ELBO = CONFIGS / "model" / "conv.yaml", CONFIGS / "objective" / "elbo.yaml"
+SQUARED, LOGISTIC = (CONFIGS / "likelihood" / f"{name}.yaml" for name in ("gaussian", "discretized_logistic"))
+FLOW, VAMP = (CONFIGS / "prior" / f"{name}.yaml" for name in ("masked_autoregressive", "vamp"))
+LADDER, CODES = HERE / "blur_ladder.yaml", HERE / "blur_codes.yaml"
+VARIANTS = {
+    "squared error, N(0, I)": [CONV, SQUARED],
+    "optimal scale": [CONV, CONFIGS / "likelihood" / "gaussian_optimal.yaml"],
+    "discretized logistic": [CONV, LOGISTIC],
+    "squared error, VampPrior": [CONV, SQUARED, VAMP],
+    "squared error, flow prior": [CONV, SQUARED, FLOW],
+    "discretized logistic, flow prior": [CONV, LOGISTIC, FLOW],
+    "squared error, ladder": [LADDER, SQUARED],
+    "discretized logistic, ladder": [LADDER, LOGISTIC],
+    "squared error, codes": [CODES, SQUARED],
+    "discretized logistic, codes": [CODES, LOGISTIC],
+}
+COMPONENTS = "--model.latent_model.prior.components=100"
+STEPS = 250
+"""Of an epoch, for all data alike."""
+IMAGES = ("high_frequency", "edge_width")
+KINDS = {
+    "reconstruction": "reconstructions",
+    "sample": "samples",
+    "aggregate_sample": "samples through the aggregate posterior",
+}
+NAMES = {"high_frequency": "high-frequency energy, %", "edge_width": "edge width, pixels"}
+ROWS = {
+    **{f"{kind}_{what}": f"{NAMES[what]}, {label}" for what in IMAGES for kind, label in KINDS.items()},
+    "rate": "rate, nats",
+    "squared_error": "squared error",
+    "frechet": "Fréchet distance of samples",
+    "aggregate_frechet": "the same through the aggregate posterior",
+}
+Found = dict[str, tuple[float, float]]
+FIRST = next(iter(VARIANTS))
+
+
+def folder(name: str) -> str:
+    """Of a variant's run."""
+    return re.sub(r"\W+", "_", name).strip("_")
+
+
+def tested(out: Path, name: str, epochs: int, flags: list[str]) -> Found:
+    """{row: (mean, standard error)} of a variant that is trained and tested unless it was."""
+    run = out / folder(name)
+
+    def command(*words: str | Path) -> None:
+        subprocess.run([sys.executable, "-m", "vae_lightning", *map(str, words)], check=True)
+
+    if not (run / "results.json").is_file():
+        if (run / "checkpoints" / "last.ckpt").is_file():
+            command("fit", "--ckpt_path", run)
+        else:
+            shutil.rmtree(run, ignore_errors=True)  # stopped before its first checkpoint
+            parts = [word for file in (CONFIGS / "base.yaml", ELBO, *VARIANTS[name]) for word in ("-c", file)]
+            place = [f"--run.root={out.parent}", f"--run.experiment={out.name}", f"--run.name={run.name}"]
+            length = [
+                f"--trainer.max_epochs={epochs}",
+                f"--data.epoch_steps={STEPS}",
+                "--trainer.callbacks=[{class_path: Progress}]",
+            ]
+            sizes = [COMPONENTS] if VAMP in VARIANTS[name] else []
+            sizes += [f"--model.latent_model.latent_size={3 * places(out)}"] if CODES in VARIANTS[name] else []
+            command("fit", *parts, *flags, *place, *length, *sizes)
+        command("test", "--ckpt_path", run, "--model.evaluation.samples=0")
+    sections = json.loads((run / "results.json").read_text())["sections"]
+    return {row["name"]: (row["mean"], row["error"]) for section in sections for row in section["rows"]}
+
+
+def places(out: Path) -> int:
+    """Of the codes, in an image of the runs below OUT: a quarter of its height times a quarter of its width."""
+    config = yaml.safe_load((out / folder(FIRST) / "config.yaml").read_text())
+    _, height, width = config["model"]["image_shape"]
+    return math.ceil(height / 4) * math.ceil(width / 4)
+
+
+def cell(found: Found, name: str) -> str:
+    if name not in found:
+        return "-"
+    mean, error = found[name]
+    digits = 3 if "edge" in name else 1 if abs(mean) >= 10 else 2
+    return f"{mean:.{digits}f}" + ("" if error is None or error != error else f" ± {error:.{digits}f}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--epochs", type=int, default=12, help=f"of {STEPS} steps each")
+    asked, flags = parser.parse_known_args()
+    found = {name: tested(asked.out.resolve(), name, asked.epochs, flags) for name in VARIANTS}
+    first = found[FIRST]
+    print("| variant | " + " | ".join(ROWS.values()) + " |")
+    print("|---" * (len(ROWS) + 1) + "|")
+    test = [cell(first, f"original_{what}") if kind == "sample" else "" for what in IMAGES for kind in KINDS]
+    print("| test images | " + " | ".join([*test, "", "", cell(first, "frechet_train"), ""]) + " |")
+    for name, rows in found.items():
+        print(f"| {name} | " + " | ".join(cell(rows, row) for row in ROWS) + " |")
+
+
+if __name__ == "__main__":
+    main()
