@@ -1,6 +1,6 @@
 """What cures blur, in reconstructions and in samples: likelihoods, priors, depth, codes?
 
-    python -m benchmarks.blur OUT -c configs/data/mnist.yaml [--epochs 12] [FLAGS OF fit]
+    python -m benchmarks.blur OUT -c configs/data/mnist.yaml [--epochs 12] [--latents 32] [FLAGS OF fit]
     python -m benchmarks.blur OUT -c configs/data/images.yaml --data.source.path DIR
 
 Trains the textbook's VAE (squared error, N(0, I)) and its cures on the same images for as many steps, tests all of them
@@ -65,7 +65,7 @@ def folder(name: str) -> str:
     return re.sub(r"\W+", "_", name).strip("_")
 
 
-def tested(out: Path, name: str, epochs: int, flags: list[str]) -> Found:
+def tested(out: Path, name: str, epochs: int, latents: int, flags: list[str]) -> Found:
     """{row: (mean, standard error)} of a variant that is trained and tested unless it was."""
     run = out / folder(name)
 
@@ -85,7 +85,8 @@ def tested(out: Path, name: str, epochs: int, flags: list[str]) -> Found:
                 "--trainer.callbacks=[{class_path: Progress}]",
             ]
             sizes = [COMPONENTS] if VAMP in VARIANTS[name] else []
-            sizes += [f"--model.latent_model.latent_size={3 * places(out)}"] if CODES in VARIANTS[name] else []
+            size = {CONV: latents, CODES: 3 * places(out)} if CODES in VARIANTS[name] else {CONV: latents}
+            sizes += [f"--model.latent_model.latent_size={size[net]}" for net in VARIANTS[name] if net in size]
             command("fit", *parts, *flags, *place, *length, *sizes)
         command("test", "--ckpt_path", run, "--model.evaluation.samples=0")
     sections = json.loads((run / "results.json").read_text())["sections"]
@@ -111,8 +112,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
     parser.add_argument("--epochs", type=int, default=12, help=f"of {STEPS} steps each")
+    parser.add_argument("--latents", type=int, default=32, help="of the variants that have a vector of them")
     asked, flags = parser.parse_known_args()
-    found = {name: tested(asked.out.resolve(), name, asked.epochs, flags) for name in VARIANTS}
+    found = {name: tested(asked.out.resolve(), name, asked.epochs, asked.latents, flags) for name in VARIANTS}
     first = found[FIRST]
     print("| variant | " + " | ".join(ROWS.values()) + " |")
     print("|---" * (len(ROWS) + 1) + "|")
