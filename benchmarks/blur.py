@@ -25,13 +25,13 @@ HERE = Path(__file__).resolve().parent
 CONFIGS = HERE.parent / "configs"
 CONV, ELBO = CONFIGS / "model" / "conv.yaml", CONFIGS / "objective" / "elbo.yaml"
 SQUARED, LOGISTIC = (CONFIGS / "likelihood" / f"{name}.yaml" for name in ("gaussian", "discretized_logistic"))
-FLOW, VAMP = (CONFIGS / "prior" / f"{name}.yaml" for name in ("masked_autoregressive", "vamp"))
+FLOW, MIXTURE = (CONFIGS / "prior" / f"{name}.yaml" for name in ("masked_autoregressive", "gaussian_mixture"))
 LADDER, CODES = HERE / "blur_ladder.yaml", HERE / "blur_codes.yaml"
 VARIANTS = {
     "squared error, N(0, I)": [CONV, SQUARED],
     "optimal scale": [CONV, CONFIGS / "likelihood" / "gaussian_optimal.yaml"],
     "discretized logistic": [CONV, LOGISTIC],
-    "squared error, VampPrior": [CONV, SQUARED, VAMP],
+    "squared error, mixture prior": [CONV, SQUARED, MIXTURE],
     "squared error, flow prior": [CONV, SQUARED, FLOW],
     "discretized logistic, flow prior": [CONV, LOGISTIC, FLOW],
     "squared error, ladder": [LADDER, SQUARED],
@@ -39,7 +39,6 @@ VARIANTS = {
     "squared error, codes": [CODES, SQUARED],
     "discretized logistic, codes": [CODES, LOGISTIC],
 }
-COMPONENTS = "--model.latent_model.prior.components=100"
 STEPS = 250
 """Of an epoch, for all data alike."""
 IMAGES = ("high_frequency", "edge_width")
@@ -84,9 +83,8 @@ def tested(out: Path, name: str, epochs: int, latents: int, flags: list[str]) ->
                 f"--data.epoch_steps={STEPS}",
                 "--trainer.callbacks=[{class_path: Progress}]",
             ]
-            sizes = [COMPONENTS] if VAMP in VARIANTS[name] else []
             size = {CONV: latents, CODES: 3 * places(out)} if CODES in VARIANTS[name] else {CONV: latents}
-            sizes += [f"--model.latent_model.latent_size={size[net]}" for net in VARIANTS[name] if net in size]
+            sizes = [f"--model.latent_model.latent_size={size[net]}" for net in VARIANTS[name] if net in size]
             command("fit", *parts, *flags, *place, *length, *sizes)
         command("test", "--ckpt_path", run, "--model.evaluation.samples=0")
     sections = json.loads((run / "results.json").read_text())["sections"]

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from vae_lightning.conditionals import EncoderFactory, GaussianPosterior, PriorFactory, StandardNormal
-from vae_lightning.core import Batch, Draw, LatentModel, Spec, Story, Trace, centre, has_rate
+from vae_lightning.core import Batch, Draw, LatentModel, Spec, Story, centre, has_rate
 from vae_lightning.models.frozen import Frozen
 from vae_lightning.models.second_stage import frozen_latent, frozen_posterior
 
@@ -84,9 +84,6 @@ class TwoStageVAE(LatentModel):
             return first(drawn)
 
         return story
-
-    def generates(self, trace: Trace) -> bool:
-        return trace.has_rate
 
     @property
     def is_conditional(self) -> bool:
