@@ -25,19 +25,16 @@ HERE = Path(__file__).resolve().parent
 CONFIGS = HERE.parent / "configs"
 CONV, ELBO = CONFIGS / "model" / "conv.yaml", CONFIGS / "objective" / "elbo.yaml"
 SQUARED, LOGISTIC = (CONFIGS / "likelihood" / f"{name}.yaml" for name in ("gaussian", "discretized_logistic"))
-FLOW, MIXTURE = (CONFIGS / "prior" / f"{name}.yaml" for name in ("masked_autoregressive", "gaussian_mixture"))
+MIXTURE = CONFIGS / "prior" / "gaussian_mixture.yaml"
 LADDER, CODES = HERE / "blur_ladder.yaml", HERE / "blur_codes.yaml"
 VARIANTS = {
     "squared error, N(0, I)": [CONV, SQUARED],
     "optimal scale": [CONV, CONFIGS / "likelihood" / "gaussian_optimal.yaml"],
     "discretized logistic": [CONV, LOGISTIC],
     "squared error, mixture prior": [CONV, SQUARED, MIXTURE],
-    "squared error, flow prior": [CONV, SQUARED, FLOW],
-    "discretized logistic, flow prior": [CONV, LOGISTIC, FLOW],
     "squared error, ladder": [LADDER, SQUARED],
-    "discretized logistic, ladder": [LADDER, LOGISTIC],
     "squared error, codes": [CODES, SQUARED],
-    "discretized logistic, codes": [CODES, LOGISTIC],
+    "discretized logistic, ladder": [LADDER, LOGISTIC],
 }
 STEPS = 250
 """Of an epoch, for all data alike."""
