@@ -18,6 +18,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -88,6 +89,15 @@ def tested(out: Path, name: str, epochs: int, latents: int, flags: list[str]) ->
     return {row["name"]: (row["mean"], row["error"]) for section in sections for row in section["rows"]}
 
 
+def require_the_same(out: Path, asked: dict[str, Any]) -> None:
+    """Ends the benchmark where OUT holds runs of other settings; else keeps these there."""
+    kept = out / "asked.json"
+    if kept.is_file() and (before := json.loads(kept.read_text())) != asked:
+        raise SystemExit(f"{out}: expected the settings of the runs there, {before}, got {asked}: choose another OUT.")
+    out.mkdir(parents=True, exist_ok=True)
+    kept.write_text(json.dumps(asked))
+
+
 def places(out: Path) -> int:
     """Of the codes, in an image of the runs below OUT: a quarter of its height times a quarter of its width."""
     config = yaml.safe_load((out / folder(FIRST) / "config.yaml").read_text())
@@ -109,6 +119,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=12, help=f"of {STEPS} steps each")
     parser.add_argument("--latents", type=int, default=32, help="of the variants that have a vector of them")
     asked, flags = parser.parse_known_args()
+    require_the_same(asked.out, {"epochs": asked.epochs, "latents": asked.latents, "flags": flags})
     found = {name: tested(asked.out.resolve(), name, asked.epochs, asked.latents, flags) for name in VARIANTS}
     first = found[FIRST]
     print("| variant | " + " | ".join(ROWS.values()) + " |")

@@ -15,15 +15,23 @@ import torch
 from tests.conftest import REPOSITORY, generated_flags
 from vae_lightning import load_model
 from vae_lightning.compression import decode, encode, require_codable
+from vae_lightning.compression.codecs import Grid
+from vae_lightning.compression.densities import latent_points
 from vae_lightning.conditionals import (
     BernoulliLikelihood,
     CodePosterior,
     CodePrior,
     CodeTransformer,
+    GaussianPosterior,
     GumbelPosterior,
+    LabelledEncoder,
+    LabelledGaussian,
+    LabelledLikelihood,
+    StandardNormal,
+    class_distribution,
 )
-from vae_lightning.core import Spec
-from vae_lightning.models import VAE
+from vae_lightning.core import LatentModel, Spec
+from vae_lightning.models import VAE, Frozen, SemiSupervisedVAE, TwoStageVAE
 from vae_lightning.nets import FiniteScalarQuantiser
 
 SPEC = Spec((1, 4, 4), 2, ("a", "b", "c"))
@@ -47,19 +55,51 @@ def test_images_come_back_and_cost_the_bound(encoder: partial, prior: type) -> N
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.2 * torch.randn_like(parameter))
+    net, bound = bits_and_bound(model)
+    assert net == pytest.approx(bound, rel=0.03 if model.prior.needs or encoder is FINITE else 0.05)
+    if encoder is FINITE:  # points bring no bits back, so that their code is exact
+        assert net == pytest.approx(bound, abs=40)
+
+
+@pytest.mark.parametrize("prior", [StandardNormal, LabelledGaussian])
+@pytest.mark.parametrize("two_stages", [False, True], ids=["M2", "M1 and M2"])
+def test_a_class_is_coded_and_told(prior: type, two_stages: bool) -> None:
+    """The class is coded as a latent, and what is told it must be told the one that was coded: a likelihood (or p(z|u))
+    that hangs on it costs many bits if not."""
+    torch.manual_seed(0)
+    told = partial(LabelledEncoder, planes=False, encoder=GaussianPosterior)
+
+    def conditional(spec: Spec) -> LatentModel:
+        if two_stages:
+            return TwoStageVAE(spec, Frozen.of(VAE(spec, latent_size=3).eval(), spec), 2, told, told, prior)
+        return VAE(spec, told, partial(LabelledLikelihood, likelihood=BernoulliLikelihood), prior, 2)
+
+    model = SemiSupervisedVAE(SPEC, conditional).eval()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            noise = 0 if "log_scale" in name else 1.0 if "head" in name else 0.05
+            parameter.add_(noise * torch.randn_like(parameter))
+    net, bound = bits_and_bound(model, 800)
+    assert net == pytest.approx(bound, rel=0.03)
+
+
+def test_the_latents_of_a_class_are_its_numbers() -> None:
+    found = latent_points(class_distribution(torch.zeros(4, 3)), Grid(8, 32), np.array([0, 1, 2, 1], np.int32))
+    assert torch.equal(found, torch.tensor([[0], [1], [2], [1]]))
+
+
+def bits_and_bound(model: LatentModel, count: int = 80) -> tuple[float, float]:
+    """Net bits of the code of some images that come back, and their -ELBO in bits."""
     require_codable(model, SPEC.image_shape, 2)
-    image = (torch.rand(80, 1, 4, 4) < 0.5).to(torch.uint8)
-    others = {"label": torch.arange(80) % 3} if model.needs else {}
+    image = (torch.rand(count, 1, 4, 4) < 0.5).to(torch.uint8)
+    others = {"label": torch.arange(count) % 3} if model.needs else {}
     coded = encode(model, image, others=others)
     assert torch.equal(decode(model, coded, SPEC.image_shape, others=others), image)
     with torch.no_grad():
         elbo = (
             sum(model.trace({"image": image.float(), **others}).scores()["elbo"].sum().item() for _ in range(20)) / 20
         )
-    net = coded.gross_bits - coded.initial_bits
-    assert net == pytest.approx(-elbo / math.log(2), rel=0.03 if model.prior.needs or encoder is FINITE else 0.05)
-    if encoder is FINITE:  # points bring no bits back, so that their code is exact
-        assert net == pytest.approx(-elbo / math.log(2), abs=40)
+    return coded.gross_bits - coded.initial_bits, -elbo / math.log(2)
 
 
 FLAGS = {

@@ -74,6 +74,23 @@ def test_the_best_epoch_of_the_importance_weighted_bound_is_by_that_bound(cli: C
     assert any("'monitor': 'val/iwae'" in name for name in best["callbacks"])
 
 
+@pytest.mark.parametrize("samples", [1, 5])
+def test_a_run_is_judged_by_the_bound_that_it_began_with(cli: Callable, samples: int) -> None:
+    """Going on with another objective, or another number of samples, keeps the best epoch and its history."""
+    objective = REPOSITORY / "configs" / "objective" / ("iwae.yaml" if samples > 1 else "elbo.yaml")
+    assert cli("fit", "-c", DIGITS, "-c", objective, *SMALL).status == 0
+    run, name = Path("runs/digits/1"), "iwae" if samples > 1 else "elbo"
+    before = read_checkpoint(find_checkpoint(run))
+    spoilt = ["--model.objective=IWAE", "--model.objective.num_samples=2", "--model.optimizer.lr=30"]
+    done = cli("fit", "--ckpt_path", run, *spoilt, "--trainer.max_epochs=5")
+    assert done.status in (0, 1), done.err  # diverged
+    assert "goes on to be chosen by the" in done.err
+    assert read_checkpoint(find_checkpoint(run))["epoch"] == before["epoch"]
+    with (run / "metrics.csv").open(newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row.get(f"val/{name}")]
+    assert len(rows) > 3
+
+
 @pytest.mark.parametrize(
     ("flags", "words"),
     [

@@ -18,7 +18,17 @@ from torch.distributions import MultivariateNormal
 from tests.conftest import REPOSITORY, generated_flags
 from tests.test_linear_gaussian import linear_gaussian
 from vae_lightning import load_model
-from vae_lightning.conditionals import ClassPosterior, GaussianPosterior, LabelledEncoder, LabelledGaussian, PointMass
+from vae_lightning.conditionals import (
+    ClassPosterior,
+    CodePrior,
+    ExemplarPrior,
+    GaussianPosterior,
+    GumbelPosterior,
+    LabelledEncoder,
+    LabelledGaussian,
+    PointMass,
+    VampPrior,
+)
 from vae_lightning.core import Spec
 from vae_lightning.metrics import log_prob
 from vae_lightning.models import VAE, Frozen, SemiSupervisedVAE, TwoStageVAE
@@ -120,8 +130,11 @@ def test_what_does_not_fit_is_refused() -> None:
     def frozen(**parts: Any) -> Frozen:
         return Frozen.of(VAE(SPEC, **parts), SPEC)
 
-    for first in (frozen(encoder=PointMass), frozen(prior=LabelledGaussian)):
-        with pytest.raises(ValueError, match="expected a run without labels whose latent z is a vector with a rate"):
+    codes = {"encoder": partial(GumbelPosterior, classes=6), "prior": CodePrior, "latent_size": 12}
+    for first in (frozen(encoder=PointMass), frozen(prior=LabelledGaussian), frozen(**codes)):
+        with pytest.raises(
+            ValueError, match="expected a run without labels whose latent z is a vector with a continuous"
+        ):
             TwoStageVAE(SPEC, first)
     with pytest.raises(ValueError, match=r"TwoStageVAE.site: expected a latent of the run, z, got 'y'"):
         TwoStageVAE(SPEC, frozen(), site="y")
@@ -129,6 +142,12 @@ def test_what_does_not_fit_is_refused() -> None:
         TwoStageVAE(Spec((1, 4, 4), 2), frozen())
     with pytest.raises(ValueError, match=r"TwoStageVAE.latent_size: expected at least 1, got 0"):
         TwoStageVAE(SPEC, frozen(), 0)
+    for prior in (VampPrior, partial(ExemplarPrior, components=4)):
+        with pytest.raises(ValueError, match=r"TwoStageVAE.prior: .* made of encoded images"):
+            TwoStageVAE(SPEC, frozen(), prior=prior)
+    for decoder in (PointMass, partial(LabelledEncoder, encoder=PointMass)):
+        with pytest.raises(ValueError, match=r"TwoStageVAE.decoder: expected a density p\(z\|u\), got PointMass"):
+            TwoStageVAE(SPEC, frozen(), decoder=decoder)
     with pytest.raises(ValueError, match="expected a model of images by class, got TwoStageVAE"):
         SemiSupervisedVAE(SPEC, lambda spec: TwoStageVAE(spec, frozen()))
 

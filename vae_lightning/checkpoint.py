@@ -18,6 +18,8 @@ LAST = "last.ckpt"
 """What the run's last checkpoint is called."""
 BEST = "best"
 """The record's key for the file name of the run's best checkpoint when this one was written; None for none."""
+BOUND = "bound_samples"
+"""The record's key for the importance samples of the bound by which that was chosen, 1 for the ELBO."""
 REQUIRED = {"config", "image_shape", "levels", "classes"}
 SECTIONS = {"seed_everything", "model", "data", "trainer", "checkpoint", "run"}
 

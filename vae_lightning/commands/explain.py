@@ -97,7 +97,7 @@ def _of_a_class(text: str, where: str, error: Exception) -> str | None:
         return f"{where}: {name} needs a package that is not installed: pip install '{found[1]}', or choose another."
     if "tensorboardX" in text:
         return f"{where}: {name} needs a package that is not installed: pip install tensorboard, or choose another."
-    if found := re.search(r"the following arguments are required: fit\.(\w[\w.]*)", text):
+    if not where and (found := re.search(r"the following arguments are required: \w+\.(\w[\w.]*)", text)):
         return f"{found[1]}: expected a value, got none: give --{found[1]} VALUE, or a file of configs/ that has it."
     if found := re.search(r"the following arguments are required: (\w+(?:, \w+)*)", text):
         flags = " and ".join(f"--{where}.{setting}" for setting in found[1].split(", "))

@@ -27,6 +27,12 @@ def _(density: Categorical, grid: Grid, symbols: Integers) -> Tensor:
     return torch.from_numpy(symbols).long().to(density.logits.device).view(density.batch_shape)
 
 
+@latent_points.register
+def _(density: Independent, grid: Grid, symbols: Integers) -> Tensor:
+    """Those of what it is made of, in the same order: the shapes are one another's."""
+    return latent_points(density.base_dist, grid, symbols)
+
+
 @popped.register
 def _(density: OfCodes) -> int:
     return math.prod(density.batch_shape) * density.positions

@@ -40,9 +40,12 @@ class Evaluation(ABC):
         self._kept: dict[str, list[Tensor]] = {}
         self._usages: dict[str, CodeUsage] = {}
 
+    bound_samples = 1
+    """Importance samples an image of the bound that validation judges by; 1 for the ELBO."""
+
     def follow(self, objective: Objective) -> None:
-        """Takes note of what training minimises, once before all else. Does nothing by default."""
-        return
+        """Takes note of the bound that training maximises, once before all else."""
+        self.bound_samples = objective.bound_samples
 
     @abstractmethod
     def headline(self, model: Model, batch: Batch) -> Headline:

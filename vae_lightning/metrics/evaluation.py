@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from vae_lightning.core import Batch, Classifier, LatentModel, Model, Objective, PosteriorMean, Spec, Trace, rows
+from vae_lightning.core import Batch, Classifier, LatentModel, Model, PosteriorMean, Spec, Trace, rows
 from vae_lightning.metrics.base import Evaluation, Headline
 from vae_lightning.metrics.estimators.gap import OF_THE_BOUND, bound_beside
 from vae_lightning.metrics.estimators.importance import importance
@@ -18,6 +18,8 @@ from vae_lightning.metrics.estimators.refinement import refined
 from vae_lightning.metrics.text2image.attributes import Attributes
 from vae_lightning.nets import Corruption
 
+ELBO, IWAE = "elbo", "iwae"
+"""What the bounds are called that validation judges by."""
 SMALLEST_SSIM = 11
 """Side of the window that structural similarity is taken over (Wang et al. 2004)."""
 
@@ -47,11 +49,7 @@ class ImageEvaluation(Evaluation):
                 raise ValueError(f"model.evaluation.{name}: expected at least 0, got {count}.")
         self.samples, self.refinement, self.studies, self.corruption = samples, refinement, studies, corruption
         self.latent_size = 0  # latents an image, as the last batch had them
-        self.bound_samples = 1  # of the bound that training maximises
         super().__init__()
-
-    def follow(self, objective: Objective) -> None:
-        self.bound_samples = objective.bound_samples
 
     def headline(self, model: Model, batch: Batch) -> Headline:
         """The ELBO, or where training maximises the importance-weighted bound that bound, of as many samples; of an
@@ -59,7 +57,7 @@ class ImageEvaluation(Evaluation):
         model = self._latent(model)
         trace = model.trace(rows(batch, slice(0, 2)))
         if trace.has_rate:
-            return Headline("iwae" if self.bound_samples > 1 else "elbo", "max")
+            return Headline(IWAE if self.bound_samples > 1 else ELBO, "max")
         return Headline(f"nll_{trace.points[0].name}" if model.generates(trace) else "distortion", "min")
 
     def update(self, model: Model, spec: Spec, batch: Batch, stage: Literal["val", "test"]) -> None:
@@ -71,7 +69,7 @@ class ImageEvaluation(Evaluation):
             wrong = model.class_log_prob(batch).argmax(1) != batch["label"]
             self.add("error", 100.0 * wrong)  # %
         if stage == "val" and self.bound_samples > 1:
-            self.add("iwae", importance(model, batch, [self.bound_samples]).log_prob[0])
+            self.add(IWAE, importance(model, batch, [self.bound_samples]).log_prob[0])
         if stage == "test":
             self._reconstruction(model, spec, batch, trace)
             if self.samples and trace.has_rate and trace.is_random:

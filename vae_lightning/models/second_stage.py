@@ -57,8 +57,8 @@ def frozen_latent(who: str, first: Frozen, spec: Spec, name: str) -> Site:
         sites = first.model.trace(blank).sites
     if name not in sites:
         raise ValueError(
-            f"{who}.site: expected a latent of the run, {', '.join(sites)}, got {name!r}: choose one by "
-            "--model.latent_model.site."
+            f"{who}.site: expected a latent of the run, {', '.join(sites)}, got {name!r}: choose one by the setting "
+            "`site`."
         )
     return sites[name]
 

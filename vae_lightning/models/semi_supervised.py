@@ -43,8 +43,8 @@ class SemiSupervisedVAE(LatentModel):
         if not self.conditional.is_conditional:
             raise ValueError(
                 "SemiSupervisedVAE.conditional: expected a model of images by class, got "
-                f"{type(self.conditional).__name__} whose density is told none: give it a LabelledLikelihood, or a "
-                "LabelledGaussian prior."
+                f"{type(self.conditional).__name__} whose density is told none: give it a LabelledLikelihood or a "
+                "LabelledGaussian prior, and a TwoStageVAE a LabelledEncoder as its decoder."
             )
         self.classifier = classifier(self.conditional.code_spec if isinstance(self.conditional, TwoStageVAE) else spec)
         self.register_buffer("logits", torch.zeros(self.classes), persistent=False)

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-from vae_lightning.conditionals import EncoderFactory, GaussianPosterior, PriorFactory, StandardNormal
-from vae_lightning.core import Batch, Draw, LatentModel, Spec, Story, centre, has_rate
+from vae_lightning.conditionals import EncoderFactory, GaussianPosterior, PointMass, PriorFactory, StandardNormal
+from vae_lightning.conditionals.encoded_mixtures import EncodedMixture
+from vae_lightning.core import Batch, Draw, LatentModel, Spec, Story, centre, has_rate, is_discrete
 from vae_lightning.models.frozen import Frozen
 from vae_lightning.models.second_stage import frozen_latent, frozen_posterior
 
@@ -31,8 +32,8 @@ class TwoStageVAE(LatentModel):
         site: the name of the run's latent z.
 
     Raises:
-        ValueError: the run has seen other images, is told labels, has no such latent, or one without a rate, or one
-            that is a map or has other latents before it.
+        ValueError: the run has seen other images, is told labels, has no such latent, or one that is a point or a code,
+            or that has others before it; a p(z|u) that is a point; a prior made of encoded images.
     """
 
     def __init__(
@@ -50,18 +51,28 @@ class TwoStageVAE(LatentModel):
             raise ValueError(f"TwoStageVAE.latent_size: expected at least 1, got {latent_size}.")
         latent = frozen_latent("TwoStageVAE", first_stage, spec, site)
         shape = tuple(latent.q.event_shape)
-        if first_stage.needs or latent.p.batch_shape or len(shape) != 1 or not has_rate(latent.q):
+        discrete = is_discrete(latent.q)
+        if first_stage.needs or latent.p.batch_shape or len(shape) != 1 or discrete or not has_rate(latent.q):
             raise ValueError(
-                f"TwoStageVAE.first_stage: expected a run without labels whose latent {site} is a vector with a rate "
-                "and the first of its story, got another: choose the run of a VAE (of an autoencoder's codes "
-                "SecondStage fits a prior)."
+                f"TwoStageVAE.first_stage: expected a run without labels whose latent {site} is a vector with a "
+                "continuous posterior and the first of its story, got another: choose the run of a VAE (of an "
+                "autoencoder's codes SecondStage fits a prior)."
             )
         self.first_stage, self.site = first_stage, site
         self.code_spec = replace(spec, image_shape=(1, 1, *shape))
         self.encoder = encoder(self.code_spec, (latent_size,))
         self.decoder = decoder(replace(spec, image_shape=(1, 1, latent_size)), shape)
         self.prior = prior((latent_size,), spec)
-        self.prior.attach(self.encoder)
+        if isinstance(self.prior, EncodedMixture):
+            raise ValueError(
+                f"TwoStageVAE.prior: expected one of numbers, got {type(self.prior).__name__}, which is made of "
+                "encoded images, and q(u|z) encodes none: choose StandardNormal, GaussianMixture or a flow."
+            )
+        if isinstance(self.decoder, PointMass) or isinstance(getattr(self.decoder, "encoder", None), PointMass):
+            raise ValueError(
+                "TwoStageVAE.decoder: expected a density p(z|u), got PointMass: choose GaussianPosterior, within "
+                "LabelledEncoder where it is told labels."
+            )
 
     @torch.no_grad()
     def code(self, given: Batch) -> Tensor:

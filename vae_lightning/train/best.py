@@ -46,6 +46,14 @@ def follow_headline(trainer: Trainer, headline: Headline) -> None:
         callback.monitor, callback.mode = f"val/{headline.name}", headline.mode
 
 
+def follow_instead(trainer: Trainer, before: Headline, now: Headline) -> None:
+    """Lets what follows one headline follow another of the same direction; before a resumed run's state is restored."""
+    callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
+    for callback in callbacks:
+        if getattr(callback, "monitor", None) == f"val/{before.name}":
+            callback.monitor = f"val/{now.name}"
+
+
 def best_of(trainer: Trainer) -> BestCheckpoint | None:
     """The callback that keeps the run's best checkpoint."""
     return next((it for it in trainer.checkpoint_callbacks if isinstance(it, BestCheckpoint)), None)

@@ -12,7 +12,7 @@ from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 
 import vae_lightning
-from vae_lightning.checkpoint import BEST, RECORD
+from vae_lightning.checkpoint import BEST, BOUND, RECORD
 from vae_lightning.core import Batch, Loss, Model, Objective, Spec, TextSpec, rows, seeded
 from vae_lightning.data import ImageData
 from vae_lightning.images.embeddings import remember
@@ -30,6 +30,7 @@ from vae_lightning.train.resume import (
     begin_anew,
     end_epochs,
     follow_moved_run,
+    judge_as_before,
     resettle,
     restore_noise,
     state_of_noise,
@@ -176,8 +177,7 @@ class Experiment(ClipsFused, Scheduled, AveragedSteps):
 
     def on_train_epoch_start(self) -> None:
         # Order and noise depend on seed and epoch alone, so that a resumed run equals an unbroken one.
-        self._loss_sum.zero_()
-        self._losses = 0
+        self._loss_sum, self._losses = torch.zeros_like(self._loss_sum), 0
         torch.manual_seed((self._seed + 1_000_003 * (self.current_epoch + 1) + 7_919 * self.global_rank) % 2**63)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
@@ -225,8 +225,6 @@ class Experiment(ClipsFused, Scheduled, AveragedSteps):
                 "the gradient (--trainer.gradient_clip_val 500), or look for NaN in the data."
             )
 
-    # -- checkpoints ---------------------------------------------------------------------------------------------------
-
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint[RECORD] = {
             "version": vae_lightning.__version__,
@@ -234,6 +232,7 @@ class Experiment(ClipsFused, Scheduled, AveragedSteps):
             **record_of(self.spec),
             "noise": state_of_noise(self.trainer),
             BEST: best_name(self.trainer),
+            BOUND: self.evaluation.bound_samples,
             MODULES: modules_of(self.config),
         }
         super().on_save_checkpoint(checkpoint)
@@ -243,6 +242,7 @@ class Experiment(ClipsFused, Scheduled, AveragedSteps):
         before = (checkpoint.get(RECORD, {}).get("config") or {}).get("model", {})
         now = (self.config or {}).get("model", {})
         self._resettle = any(before.get(key) != now.get(key) for key in SCHEDULE)
+        judge_as_before(self, checkpoint.get(RECORD, {}).get(BOUND, 1))
         begin_anew(checkpoint, before, now)
         checkpoint["state_dict"] = with_own_objective(checkpoint["state_dict"], self.objective)
         self._noise = checkpoint.get(RECORD, {}).get("noise")

@@ -12,7 +12,10 @@ from torch import Tensor
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from vae_lightning.core import Objective
-from vae_lightning.train.best import best_of, check_checkpoints
+from vae_lightning.metrics import Headline
+from vae_lightning.metrics.evaluation import ELBO, IWAE
+from vae_lightning.train.best import best_of, check_checkpoints, follow_instead
+from vae_lightning.train.evaluation import EvaluationSteps
 from vae_lightning.train.monitors import say
 
 
@@ -52,6 +55,25 @@ def with_own_objective(state: dict[str, Tensor], objective: Objective) -> dict[s
     own = {f"objective.{name}": value for name, value in objective.state_dict().items()}
     left = {name for name in state if name.startswith("objective.")}
     return state if left == own.keys() else {**{name: state[name] for name in state if name not in left}, **own}
+
+
+def judge_as_before(experiment: EvaluationSteps, samples: int) -> None:
+    """Lets a run that goes on choose its best epoch by the bound that it began with, whose values are those that its
+    best checkpoint and its history have, whatever it is trained on from now on.
+
+    Args:
+        experiment: the module, set up.
+        samples: importance samples an image of that bound, 1 for the ELBO.
+    """
+    if experiment.evaluation.bound_samples == samples:
+        return
+    experiment.evaluation.bound_samples = samples
+    if experiment.headline.name in (ELBO, IWAE):
+        bound = Headline(IWAE if samples > 1 else ELBO, "max")
+        follow_instead(experiment.trainer, experiment.headline, bound)
+        experiment.headline = bound
+        what = f"importance-weighted bound of {samples} samples" if samples > 1 else "ELBO"
+        say(f"The best epoch goes on to be chosen by the {what}, as before; a new run (--run.warm_start) has its own.")
 
 
 def begin_anew(checkpoint: dict[str, Any], before: dict[str, Any], now: dict[str, Any]) -> None:
