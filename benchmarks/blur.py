@@ -14,13 +14,12 @@ import argparse
 import json
 import math
 import re
-import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import yaml
+
+from benchmarks.runs import Found, results_of
 
 HERE = Path(__file__).resolve().parent
 CONFIGS = HERE.parent / "configs"
@@ -40,20 +39,21 @@ VARIANTS = {
 STEPS = 250
 """Of an epoch, for all data alike."""
 IMAGES = ("high_frequency", "edge_width")
-KINDS = {
-    "reconstruction": "reconstructions",
-    "sample": "samples",
-    "aggregate_sample": "samples through the aggregate posterior",
-}
-NAMES = {"high_frequency": "high-frequency energy, %", "edge_width": "edge width, pixels"}
 ROWS = {
-    **{f"{kind}_{what}": f"{NAMES[what]}, {label}" for what in IMAGES for kind, label in KINDS.items()},
-    "rate": "rate, nats",
+    "reconstruction_high_frequency": "high-frequency energy, %: reconstructions",
+    "sample_high_frequency": "samples",
+    "reconstruction_edge_width": "edges, pixels: reconstructions",
+    "sample_edge_width": "samples",
     "squared_error": "squared error",
+    "rate": "rate, nats",
     "frechet": "Fréchet distance of samples",
-    "aggregate_frechet": "the same through the aggregate posterior",
+    "aggregate_frechet": "through q(z)",
 }
-Found = dict[str, tuple[float, float]]
+OF_TEST_IMAGES = {
+    **{f"{kind}_{what}": f"original_{what}" for kind in ("reconstruction", "sample") for what in IMAGES},
+    "frechet": "frechet_train",
+}
+"""What stands in the row of the test images."""
 FIRST = next(iter(VARIANTS))
 
 
@@ -62,31 +62,14 @@ def folder(name: str) -> str:
     return re.sub(r"\W+", "_", name).strip("_")
 
 
-def tested(out: Path, name: str, epochs: int, latents: int, flags: list[str]) -> Found:
-    """{row: (mean, standard error)} of a variant that is trained and tested unless it was."""
-    run = out / folder(name)
-
-    def command(*words: str | Path) -> None:
-        subprocess.run([sys.executable, "-m", "vae_lightning", *map(str, words)], check=True)
-
-    if not (run / "results.json").is_file():
-        if (run / "checkpoints" / "last.ckpt").is_file():
-            command("fit", "--ckpt_path", run)
-        else:
-            shutil.rmtree(run, ignore_errors=True)  # stopped before its first checkpoint
-            parts = [word for file in (CONFIGS / "base.yaml", ELBO, *VARIANTS[name]) for word in ("-c", file)]
-            place = [f"--run.root={out.parent}", f"--run.experiment={out.name}", f"--run.name={run.name}"]
-            length = [
-                f"--trainer.max_epochs={epochs}",
-                f"--data.epoch_steps={STEPS}",
-                "--trainer.callbacks=[{class_path: Progress}]",
-            ]
-            size = {CONV: latents, CODES: 3 * places(out)} if CODES in VARIANTS[name] else {CONV: latents}
-            sizes = [f"--model.latent_model.latent_size={size[net]}" for net in VARIANTS[name] if net in size]
-            command("fit", *parts, *flags, *place, *length, *sizes)
-        command("test", "--ckpt_path", run, "--model.evaluation.samples=0")
-    sections = json.loads((run / "results.json").read_text())["sections"]
-    return {row["name"]: (row["mean"], row["error"]) for section in sections for row in section["rows"]}
+def measured(out: Path, name: str, epochs: int, latents: int, flags: list[str]) -> Found:
+    """The rows of a variant."""
+    parts = [word for file in (CONFIGS / "base.yaml", ELBO, *VARIANTS[name]) for word in ("-c", file)]
+    length = [f"--trainer.max_epochs={epochs}", f"--data.epoch_steps={STEPS}"]
+    size = {CONV: latents, CODES: 3 * places(out)} if CODES in VARIANTS[name] else {CONV: latents}
+    sizes = [f"--model.latent_model.latent_size={size[net]}" for net in VARIANTS[name] if net in size]
+    fit = [*parts, *flags, *length, *sizes, "--trainer.callbacks=[{class_path: Progress}]"]
+    return results_of(out / folder(name), fit, ["--model.evaluation.samples=0"])
 
 
 def require_the_same(out: Path, asked: dict[str, Any]) -> None:
@@ -120,12 +103,12 @@ def main() -> None:
     parser.add_argument("--latents", type=int, default=32, help="of the variants that have a vector of them")
     asked, flags = parser.parse_known_args()
     require_the_same(asked.out, {"epochs": asked.epochs, "latents": asked.latents, "flags": flags})
-    found = {name: tested(asked.out.resolve(), name, asked.epochs, asked.latents, flags) for name in VARIANTS}
+    found = {name: measured(asked.out.resolve(), name, asked.epochs, asked.latents, flags) for name in VARIANTS}
     first = found[FIRST]
-    print("| variant | " + " | ".join(ROWS.values()) + " |")
+    print("| | " + " | ".join(ROWS.values()) + " |")
     print("|---" * (len(ROWS) + 1) + "|")
-    test = [cell(first, f"original_{what}") if kind == "sample" else "" for what in IMAGES for kind in KINDS]
-    print("| test images | " + " | ".join([*test, "", "", cell(first, "frechet_train"), ""]) + " |")
+    test = [cell(first, OF_TEST_IMAGES[row]) if row in OF_TEST_IMAGES else "" for row in ROWS]
+    print("| test images | " + " | ".join(test) + " |")
     for name, rows in found.items():
         print(f"| {name} | " + " | ".join(cell(rows, row) for row in ROWS) + " |")
 

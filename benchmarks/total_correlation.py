@@ -11,38 +11,23 @@ where it was stopped.
 from __future__ import annotations
 
 import argparse
-import json
-import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
+
+from benchmarks.runs import Found, results_of
 
 EXPERIMENTS = Path(__file__).resolve().parent.parent / "configs" / "experiment"
 OBJECTIVES = {"beta-VAE": "ELBO", "beta-TC": "BetaTC"}
 ROWS = ("distortion", "mutual_information", "total_correlation", "dimension_wise_kl")
 
 
-def tested(out: Path, experiment: str, objective: str, beta: float) -> dict[str, tuple[float, float]]:
-    """{row: (mean, standard error)} in nats, of a run that is trained and tested unless it was."""
+def measured(out: Path, experiment: str, objective: str, beta: float) -> Found:
+    """The rows of one run, nats."""
+    flags = [f"--model.objective={objective}", f"--model.objective.beta={beta:g}"]
+    flags += ["--checkpoint.monitor=null"]  # the best plain bound would choose another beta's model
     run = out / experiment / f"{objective}-{beta:g}"
-
-    def command(*words: str | Path) -> None:
-        subprocess.run([sys.executable, "-m", "vae_lightning", *map(str, words)], check=True)
-
-    if not (run / "results.json").is_file():
-        if (run / "checkpoints" / "last.ckpt").is_file():
-            command("fit", "--ckpt_path", run)
-        else:
-            shutil.rmtree(run, ignore_errors=True)  # stopped before its first checkpoint
-            place = [f"--run.root={out}", f"--run.experiment={experiment}", f"--run.name={run.name}"]
-            wanted = [f"--model.objective={objective}", f"--model.objective.beta={beta:g}"]
-            wanted += ["--checkpoint.monitor=null"]  # the best plain bound would choose another beta's model
-            command("fit", "-c", EXPERIMENTS / f"{experiment}.yaml", *place, *wanted)
-        command("test", "--ckpt_path", run)
-    sections = json.loads((run / "results.json").read_text())["sections"]
-    found = {row["name"]: (row["mean"], row["error"]) for section in sections for row in section["rows"]}
+    found = results_of(run, ["-c", EXPERIMENTS / f"{experiment}.yaml", *flags])
     return {name: found[name] for name in ROWS}
 
 
@@ -53,7 +38,7 @@ def main() -> None:
     parser.add_argument("--experiment", default="digits", help="a name of configs/experiment")
     asked = parser.parse_args()
     found = {
-        name: [tested(asked.out, asked.experiment, objective, beta) for beta in asked.betas]
+        name: [measured(asked.out, asked.experiment, objective, beta) for beta in asked.betas]
         for name, objective in OBJECTIVES.items()
     }
     curve = sorted((run["distortion"][0], run["total_correlation"][0]) for run in found["beta-VAE"])

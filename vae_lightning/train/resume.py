@@ -73,7 +73,8 @@ def judge_as_before(experiment: EvaluationSteps, samples: int) -> None:
         follow_instead(experiment.trainer, experiment.headline, bound)
         experiment.headline = bound
         what = f"importance-weighted bound of {samples} samples" if samples > 1 else "ELBO"
-        say(f"The best epoch goes on to be chosen by the {what}, as before; a new run (--run.warm_start) has its own.")
+        if experiment.trainer.training:
+            say(f"The best epoch goes on to be chosen by the {what}, as before; --run.warm_start begins a new run.")
 
 
 def begin_anew(checkpoint: dict[str, Any], before: dict[str, Any], now: dict[str, Any]) -> None:
