@@ -88,6 +88,8 @@ FOLDER = ["--data.source=ImageFolder", "--data.source.path=x"]
         ),
         (["--model.lr_scheduler=WarmupCosine"], ["give it as --model.lr_schedule, with --model.lr_scheduler null"]),
         (["--model.lr_scheduler=StepLR"], ["StepLR needs the setting step_size", "--model.lr_scheduler.step_size"]),
+        (["--model.latent_model=null"], ["model.latent_model: expected the name of a class, got null: give"]),
+        (["--model.optimizer=null"], ["model.optimizer: expected the name of a class, got null: give --model.opt"]),
         (["--model.latent_model.encoder.net=nowhere.Net"], ["encoder.net:", "there is no module 'nowhere' here"]),
         (["--data=Digits"], ["data: expected settings", "got the class Digits: say --data.source Digits"]),
         (
