@@ -96,7 +96,7 @@ def _of_a_class(text: str, where: str, error: Exception) -> str | None:
     if found := re.search(r"Requirement '([^']+)' not met", text):
         return f"{where}: {name} needs a package that is not installed: pip install '{found[1]}', or choose another."
     if "Expected an import path or a subclass spec, but got None" in text:
-        return f"{where}: expected the name of a class, got null: give --{where} NAME, or leave it as it is."
+        return f"{where}: expected the name of a class, got null: give --{where} NAME, or do not set it."
     if "tensorboardX" in text:
         return f"{where}: {name} needs a package that is not installed: pip install tensorboard, or choose another."
     if not where and (found := re.search(r"the following arguments are required: \w+\.(\w[\w.]*)", text)):
