@@ -43,12 +43,12 @@ blur: $(STAMP) ## Train the digits with five likelihoods and two priors and comp
 	done
 	$(RUN) compare $(addprefix runs/blur/,$(BLUR))
 
-results: $(STAMP) ## Train a row of docs/results.md and test it, ROW=mnist_static_mlp K=5000, in runs/results; goes on where it was stopped
+results: $(STAMP) ## Train a row of docs/results.md and test it, ROW=mnist_static_mlp K=5000 FLAGS=..., in runs/results; goes on where it was stopped
 	@test -f "configs/experiment/$(ROW).yaml" || { echo "expected ROW=NAME of configs/experiment/NAME.yaml, got '$(ROW)'"; exit 1; }
 	set -e; run=runs/results/$(ROW); \
 	if ! test -f $$run/finished; then \
 	  if test -f $$run/checkpoints/last.ckpt; then $(RUN) fit --ckpt_path $$run; \
-	  else rm -rf $$run; $(RUN) fit -c configs/experiment/$(ROW).yaml --run.experiment results --run.name $(ROW); fi; \
+	  else rm -rf $$run; $(RUN) fit -c configs/experiment/$(ROW).yaml --run.experiment results --run.name $(ROW) $(FLAGS); fi; \
 	  touch $$run/finished; \
 	fi; \
 	$(RUN) test --ckpt_path $$run $(if $(K),--model.evaluation.samples $(K))

@@ -24,10 +24,11 @@ from torch.distributions import (
     kl_divergence,
 )
 
-from tests.conftest import REPOSITORY
+from tests.conftest import REPOSITORY, generated_flags
 from tests.test_linear_gaussian import linear_gaussian
 from vae_lightning import load_model
 from vae_lightning.conditionals import (
+    AutoregressiveMixturePrior,
     ExemplarPrior,
     GaussianMixture,
     LabelledGaussian,
@@ -48,8 +49,9 @@ PRIORS: list[Any] = [
     partial(SplineFlowPrior, hidden=[16], transforms=2),
     partial(MaskedAutoregressivePrior, hidden=[16], transforms=2),
     partial(GaussianMixture, components=4),
+    partial(AutoregressiveMixturePrior, hidden=[16], components=4),
 ]
-NAMES = ["spline", "masked", "mixture"]
+NAMES = ["spline", "masked", "mixture", "autoregressive"]
 
 
 class Clusters(Conditional):
@@ -92,7 +94,7 @@ def nll(model: LatentModel, images: Tensor) -> float:
     return -site.p.log_prob(site.z).mean().item()
 
 
-@pytest.mark.parametrize("prior", [*PRIORS[:1], *PRIORS[2:]], ids=["spline", "mixture"])
+@pytest.mark.parametrize("prior", [*PRIORS[:1], *PRIORS[2:]], ids=[*NAMES[:1], *NAMES[2:]])
 def test_a_fitted_prior_comes_near_the_entropy_of_the_codes(prior: Any) -> None:
     """Four clusters that do not overlap: the entropy is log 4 and that of a Gaussian. What is left is the fit's."""
     model, images = of(Clusters, prior), IMAGES.repeat(50, 1, 1, 1)
@@ -229,12 +231,13 @@ def short(name: str, *flags: object) -> list[object]:
     ]
 
 
-@pytest.mark.parametrize("first", ["digits", "digits_autoencoder"])
+@pytest.mark.parametrize("first", ["digits", "digits_autoencoder", "mnist_autoencoder"])
 def test_the_configurations_of_both_stages(cli: Callable, first: str) -> None:
     """The second's checkpoint alone is enough, whatever it is asked for."""
-    assert cli(*short(first, "--trainer.callbacks=null")).status == 0
-    second = "digits_second_stage" if first == "digits" else "digits_autoencoder_second_stage"
-    done = cli(*short(second))
+    data = generated_flags((1, 28, 28), 256) if first == "mnist_autoencoder" else []
+    assert cli(*short(first, "--trainer.callbacks=null", *data)).status == 0
+    second = f"{first}_second_stage"
+    done = cli(*short(second, *data))
     assert done.status == 0, done.err
     shutil.rmtree(f"runs/{first}")
     run = Path("runs") / second / "1"

@@ -3,6 +3,7 @@
 `encode` and `decode` are the whole of it; `image_codec` and `latent_codec` register what codes a new density.
 """
 
+from vae_lightning.compression.autoregressive import LatentByLatent
 from vae_lightning.compression.bits_back import decode, encode, require_codable
 from vae_lightning.compression.codecs import Codec, Grid, Search, Table
 from vae_lightning.compression.coded import Coded, Settings
@@ -16,6 +17,7 @@ __all__ = [
     "Coded",
     "GaussianChain",
     "Grid",
+    "LatentByLatent",
     "OneByOne",
     "Search",
     "Settings",

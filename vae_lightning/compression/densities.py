@@ -139,14 +139,19 @@ class InTurn(Codec):
 
 @image_codec.register
 def _(density: MixtureSameFamily) -> Codec:
-    """The tails of a mixture are the mixture of its components' tails."""
     component = image_codec(density.component_distribution)
     if not isinstance(component, Search):
         raise ValueError(
             f"expected a mixture of densities over ordered levels, got one of {_name(density.component_distribution)}: "
             "register a codec for it with vae_lightning.compression.image_codec."
         )
-    weights = require_finite(density, density.mixture_distribution.logits).flatten(0, -2).double().softmax(-1).cpu()
+    logits = require_finite(density, density.mixture_distribution.logits)
+    return mixed(component, logits.flatten(0, -2).double().softmax(-1).cpu())
+
+
+def mixed(component: Search, weights: Tensor) -> Search:
+    """The codec of mixtures, by that of their components: n values of K components each, with weights (n, K) float64,
+    and `component` of the n K densities in this order. The tails of a mixture are the mixture of its components'."""
     count, components = weights.shape
 
     def tails(edges: Tensor, weights: Tensor, *parameters: Tensor) -> tuple[Tensor, Tensor]:

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from vae_lightning.core import Batch, LatentModel
+from vae_lightning.distributions import AutoregressiveMixture
 
 SPREAD = 3.0
 """The made-up latents lie within this of zero."""
@@ -97,7 +98,11 @@ def probe(
             digest.update(_bytes(value))
         shape = (size, *p.event_shape)
         unit = (raw.random_raw(math.prod(shape)) >> 40) / 2.0**23 - 1
-        return torch.from_numpy((SPREAD * unit).astype(np.float32).reshape(shape)).to(device, dtype)
+        z = torch.from_numpy((SPREAD * unit).astype(np.float32).reshape(shape)).to(device, dtype)
+        if isinstance(p, AutoregressiveMixture):  # whose parameters follow from the latents
+            for value in p.parameters(z):
+                digest.update(_bytes(value))
+        return z
 
     dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
     with exactly(model):

@@ -1,6 +1,7 @@
 """nn.Modules that return a Distribution: encoders q(z|x), likelihoods p(x|z) and priors p(z)."""
 
 from vae_lightning.conditionals.autoregressive import AutoregressivePrior
+from vae_lightning.conditionals.autoregressive_mixture import AutoregressiveMixturePrior
 from vae_lightning.conditionals.bernoulli import BernoulliLikelihood, ContinuousBernoulliLikelihood
 from vae_lightning.conditionals.code_transformer import CodeTransformer
 from vae_lightning.conditionals.codes import CodePosterior, CodePrior, GumbelPosterior, PriorOfCodes
@@ -38,6 +39,7 @@ from vae_lightning.conditionals.priors import GaussianMixture, PriorFactory, Sta
 from vae_lightning.conditionals.top_down import TopDownGaussian, TopPosterior
 
 __all__ = [
+    "AutoregressiveMixturePrior",
     "AutoregressivePrior",
     "BernoulliLikelihood",
     "CategoricalLikelihood",

@@ -1,6 +1,7 @@
 """Densities that torch lacks. No nn.Module here, and no parameters: a density is a value."""
 
 from vae_lightning.distributions.autoregressive_categorical import AutoregressiveCategorical, Choice
+from vae_lightning.distributions.autoregressive_mixture import AutoregressiveMixture
 from vae_lightning.distributions.binary_image import BinaryImage
 from vae_lightning.distributions.bins import Autoregressive, Bins, Step
 from vae_lightning.distributions.codes import (
@@ -35,6 +36,7 @@ from vae_lightning.distributions.rescaled import Rescaled
 __all__ = [
     "Autoregressive",
     "AutoregressiveCategorical",
+    "AutoregressiveMixture",
     "BinaryImage",
     "Bins",
     "CategoricalLevels",
