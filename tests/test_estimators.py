@@ -1,4 +1,4 @@
-"""Estimates of log p(x) and of its gap to the ELBO against linear-Gaussian truths; probabilistic PCA; sharpness."""
+"""Estimates of log p(x) and of its gap to the ELBO against linear-Gaussian truths."""
 
 from __future__ import annotations
 
@@ -8,8 +8,6 @@ from functools import partial
 
 import pytest
 import torch
-from sklearn.datasets import load_digits
-from sklearn.decomposition import PCA
 from torch import Tensor
 from torch.distributions import Bernoulli, Independent, MultivariateNormal, Normal, kl_divergence
 
@@ -17,11 +15,9 @@ from tests.stories import Ladder
 from vae_lightning.conditionals import BernoulliLikelihood, GaussianLikelihood, GaussianPosterior, PointMass
 from vae_lightning.core import Batch, LatentModel, Spec, Story
 from vae_lightning.metrics import ImageEvaluation, importance
-from vae_lightning.metrics.baselines import PrincipalDensities, pca_squared_error, ppca_log_prob
 from vae_lightning.metrics.estimators.annealing import annealed_log_prob, sigmoidal
 from vae_lightning.metrics.estimators.gap import bound_beside, inference_gap, prior_log_prob
 from vae_lightning.metrics.estimators.refinement import Bounds, refined
-from vae_lightning.metrics.sharpness import CUT, edge_width, frequencies, high_frequency_energy
 from vae_lightning.models import VAE
 from vae_lightning.nets import MLP
 
@@ -346,140 +342,6 @@ def test_a_search_that_diverges_gives_the_encoders_posterior(monkeypatch: pytest
     found = refined(model, {"image": x}, 5)
     torch.testing.assert_close((found.mean[1], found.scale[1]), (q.mean[1], q.stddev[1]))
     assert (found.mean[0] - q.mean[0]).abs().max() > 0.01
-
-
-# -- probabilistic PCA ------------------------------------------------------------------------------------------------
-
-
-def scikit_learn(train: Tensor, test: Tensor, dimensions: int) -> Tensor:
-    """Its log-likelihood, with the maximum-likelihood covariance (1/N) in place of the unbiased one."""
-    flat = train.flatten(1).double().numpy()
-    oracle = PCA(dimensions, svd_solver="full").fit(flat)
-    ratio = (len(flat) - 1) / len(flat)
-    oracle.explained_variance_, oracle.noise_variance_ = (
-        oracle.explained_variance_ * ratio,
-        oracle.noise_variance_ * ratio,
-    )
-    return torch.from_numpy(oracle.score_samples(test.flatten(1).double().numpy()))
-
-
-def test_ppca_is_scikit_learns_over_the_integer_image() -> None:
-    images = torch.from_numpy(load_digits().images).to(torch.uint8).unsqueeze(1)
-    train, test = images[:1200], images[1200:]
-    for dimensions in (1, 10, 40):
-        found = ppca_log_prob(train.split(500), test.split(123), 17, dimensions)
-        torch.testing.assert_close(found, scikit_learn(train, test, dimensions), rtol=1e-8, atol=1e-6)
-    scaled = scikit_learn(train / 16, test / 16, 10)  # a density over [0, 1], higher by the Jacobian
-    torch.testing.assert_close(ppca_log_prob([train], [test], 17, 10), scaled - 64 * math.log(16))
-
-
-def test_ppca_counts_no_rounding_and_refuses_binary_images() -> None:
-    """Values that never change are given the variance of rounding, and what is left is a Gaussian in one direction."""
-    x = torch.zeros(2000, 1, 2, 2)
-    x[:, 0, 0, 0] = (128 + 20 * torch.randn(2000)).round()
-    variance = x[:, 0, 0, 0].double().var(unbiased=False)
-    scale = torch.tensor([variance, 1 / 12, 1 / 12, 1 / 12]).double().sqrt()
-    expected = Normal(x.double().flatten(1).mean(0), scale).log_prob(x.flatten(1).double()).sum(1)
-    torch.testing.assert_close(ppca_log_prob([x], [x], 256, 1), expected)
-    torch.testing.assert_close(ppca_log_prob([x], [x], 256, 2), expected)  # a component below the floor is none
-    with pytest.raises(ValueError, match="binary"):
-        ppca_log_prob([x], [x], 2, 1)
-    with pytest.raises(ValueError, match="0 to 3 for images of 4 values, got 4"):
-        ppca_log_prob([x], [x], 256, 4)
-    with pytest.raises(ValueError, match="got none"):
-        ppca_log_prob([], [x], 256, 1)
-
-
-def test_ppca_is_the_marginal_of_its_linear_model() -> None:
-    """Without components it is one Gaussian, and with more of them the training images only gain."""
-    x = torch.randint(0, 256, (500, 1, 3, 3))
-    flat = x.flatten(1).double()
-    scale = (flat - flat.mean(0)).square().mean().sqrt()
-    torch.testing.assert_close(ppca_log_prob([x], [x], 256, 0), Normal(flat.mean(0), scale).log_prob(flat).sum(1))
-    means = [ppca_log_prob(x.split(100), [x], 256, d).mean() for d in range(9)]
-    assert all(low < high for low, high in itertools.pairwise(means))
-
-
-# -- sharpness --------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("size", [(2, 2), (2, 3), (5, 4), (28, 28), (27, 31)])
-def test_one_sided_spectrum_counts_every_cell_of_the_whole(size: tuple[int, int]) -> None:
-    images = torch.rand(5, 3, *size).double()
-    whole = torch.fft.fft2(images - images.mean((2, 3), keepdim=True)).abs().square().sum(1)
-    y, x = (torch.fft.fftfreq(n, dtype=torch.float64) for n in size)
-    above = torch.hypot(y[:, None], x) > CUT
-    torch.testing.assert_close(high_frequency_energy(images), whole[:, above].sum(1) / whole.sum((1, 2)))
-    assert frequencies(*size)[1].sum() == size[0] * size[1]
-
-
-def test_white_noise_has_the_share_of_cells_above_the_cut_and_a_blur_has_less() -> None:
-    noise = 0.5 + 0.1 * torch.randn(2000, 1, 16, 16)
-    radius, count = frequencies(16, 16)
-    cells = count[radius > CUT].sum() / (16 * 16 - 1)
-    share = high_frequency_energy(noise)
-    assert abs(share.mean() - cells) < 4 * share.std() / math.sqrt(2000)
-    blurred = torch.nn.functional.avg_pool2d(noise, 3, stride=1, padding=1)
-    assert (high_frequency_energy(blurred) < share).all()
-    for period, expected in ((16, 0.0), (16 / 3, 0.0), (16 / 5, 1.0), (2, 1.0)):
-        image = 0.5 + 0.4 * torch.cos(2 * math.pi * torch.arange(16) / period).expand(1, 1, 16, 16)
-        assert high_frequency_energy(image).item() == pytest.approx(expected, abs=1e-9)
-        assert high_frequency_energy(image.mT).item() == pytest.approx(expected, abs=1e-9)
-
-
-def test_edges_of_known_width() -> None:
-    at = torch.arange(64).double()
-    step = (at >= 32).double().expand(1, 2, 64, 64)
-    assert edge_width(step).item() == edge_width(step.mT).item() == pytest.approx(1)
-    assert edge_width(0.2 + 0.3 * step).item() == pytest.approx(1)  # whatever the contrast
-    for width in (2, 5, 20):
-        ramp = ((at - 5) / width).clamp(0, 1).expand(1, 1, 64, 64)
-        assert edge_width(ramp).item() == pytest.approx(width)
-        assert edge_width(ramp * ramp.flip(-1)).item() == pytest.approx(width)  # two edges as one
-    for scale in (1.0, 2.0, 4.0):
-        width = 2 * math.sqrt(math.pi) * scale
-        blurred = torch.special.ndtr((at - 31.5) / scale).expand(1, 1, 64, 64)
-        assert edge_width(blurred).item() == pytest.approx(width, rel=0.05)
-        diagonal = torch.special.ndtr((at + at[:, None] - 63) / math.sqrt(2) / scale).expand(1, 1, 64, 64)
-        assert edge_width(diagonal).item() == pytest.approx(width, rel=0.07)
-
-
-def test_blurred_digits_are_wider_and_lower() -> None:
-    images = torch.from_numpy(load_digits().images[:200] / 16).unsqueeze(1)
-    blurred = torch.nn.functional.avg_pool2d(images, 3, stride=1, padding=1)
-    assert (edge_width(blurred) > edge_width(images)).all()
-    assert (high_frequency_energy(blurred) < high_frequency_energy(images)).all()
-
-
-def test_constant_images_have_no_sharpness() -> None:
-    images = torch.full((3, 2, 7, 6), 0.1)
-    images[1, 1, 6, 5] = 0.2  # a corner in one channel
-    for measure in (edge_width, high_frequency_energy):
-        found = measure(images)
-        assert found.isnan().tolist() == [True, False, True]
-        with pytest.raises(ValueError, match=r"at least 2 x 2 pixels, got \(3, 2, 1, 6\)"):
-            measure(images[:, :, :1])
-
-
-def test_ppca_of_few_images_keeps_something_to_tell_the_noise_by() -> None:
-    """With as many components as there are training images the density of any other is next to nothing: the number is
-    then the best of its halves, and as many as asked for where images are enough."""
-    images = torch.from_numpy(load_digits().images).to(torch.uint8).unsqueeze(1)
-    few, held_out, test = images[:40], images[40:60], images[1200:]
-    densities = PrincipalDensities.of([few], 17)
-    chosen = densities.best([held_out], 60)
-    assert chosen in (30, 15, 7, 3, 1)
-    nll = {count: -densities.log_prob([test], count).mean().item() for count in (60, 30, 15, 7, 3, 1)}
-    assert nll[chosen] < min(nll.values()) + 3
-    assert nll[60] > nll[chosen] + 50
-    assert PrincipalDensities.of([images[:1200]], 17).best([images[1200:1400]], 10) == 10
-
-
-def test_pca_of_few_images_has_no_more_components_than_they_differ_in() -> None:
-    """Three images lie in a plane: other directions are any at all, and explain nothing."""
-    train, test = torch.randint(0, 17, (3, 1, 8, 8)), torch.randint(0, 17, (50, 1, 8, 8))
-    two = pca_squared_error([train], [test], 17, 2)
-    torch.testing.assert_close(pca_squared_error([train], [test], 17, 40), two)
 
 
 @pytest.mark.parametrize("refinement", [0, 3])
