@@ -9,14 +9,19 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from torch.distributions import Categorical, MixtureSameFamily, Normal
+from torch.distributions import Normal
 
 from tests.conftest import GENERATED, REPOSITORY
-from vae_lightning.compression import Settings, Stack, decode, encode, latent_codec
+from vae_lightning.compression import Settings, Stack, decode, encode, latent_codec, require_codable
 from vae_lightning.compression.exactness import probe
 from vae_lightning.compression.stack import seeded
-from vae_lightning.conditionals import AutoregressiveMixturePrior, BernoulliLikelihood, GaussianPosterior
-from vae_lightning.core import Spec
+from vae_lightning.conditionals import (
+    AutoregressiveMixturePrior,
+    BernoulliLikelihood,
+    GaussianPosterior,
+    MaskedAutoregressivePrior,
+)
+from vae_lightning.core import Spec, centre
 from vae_lightning.distributions import AutoregressiveMixture
 from vae_lightning.models import VAE
 from vae_lightning.nets import MLP
@@ -43,10 +48,11 @@ def density(prior: AutoregressiveMixturePrior) -> AutoregressiveMixture:
 @pytest.mark.parametrize("components", [1, 2, 10])
 def test_it_starts_with_mean_0_and_variance_1_independently(components: int) -> None:
     p = density(AutoregressiveMixturePrior((4,), components=components))
-    one = p.conditional(2, torch.randn(5, 4))
+    mixtures = p.parameters(torch.randn(5, 4), 2)
+    one = mixtures.distribution()
     assert torch.allclose(one.mean, torch.zeros(5), atol=1e-5)
     assert torch.allclose(one.variance, torch.ones(5), atol=1e-4)
-    assert len(one.component_distribution.loc[0].unique()) == components  # else all would learn the same
+    assert len(mixtures.mean[0].unique()) == components  # else all would learn the same
 
 
 def test_it_begins_at_the_draws_means_and_scales() -> None:
@@ -55,15 +61,17 @@ def test_it_begins_at_the_draws_means_and_scales() -> None:
     prior.init_from_codes(z)
     p = density(prior)
     for i in range(2):
-        one = p.conditional(i, z[:1])
+        one = p.parameters(z[:1], i).distribution()
         assert torch.allclose(one.mean, z[:, i].mean(), atol=1e-3)
         assert torch.allclose(one.stddev, z[:, i].std(), rtol=1e-3)
 
 
-def test_a_latent_hangs_on_those_before_it_and_on_no_other() -> None:
-    prior, z = bent(5), torch.randn(1, 5, requires_grad=True)
-    logits, mean, scale = density(prior).parameters(z)
-    for i in range(5):
+@pytest.mark.parametrize("size", [5, 16])
+def test_a_latent_hangs_on_all_before_it_and_on_no_other(size: int) -> None:
+    """Also where there are as many as units in a layer."""
+    prior, z = bent(size), torch.randn(1, size, requires_grad=True)
+    logits, mean, scale = density(prior).parameters(z, None)
+    for i in range(size):
         said = (logits + mean + scale)[0, i].sum()
         (gradient,) = torch.autograd.grad(said, z, retain_graph=True, allow_unused=True)
         assert (gradient[0, :i] != 0).all()
@@ -72,10 +80,11 @@ def test_a_latent_hangs_on_those_before_it_and_on_no_other() -> None:
 
 def test_the_density_is_the_product_of_the_conditionals_and_integrates_to_one() -> None:
     p, z = density(bent(3)), torch.randn(40, 3)
-    logits, mean, scale = p.parameters(z)
+    logits, mean, scale = p.parameters(z, None)
     by_hand = (logits.log_softmax(-1) + Normal(mean, scale).log_prob(z[..., None])).logsumexp(-1).sum(-1)
     assert torch.allclose(p.log_prob(z), by_hand, atol=1e-5)
-    assert torch.allclose(p.log_prob(z), sum(p.conditional(i, z).log_prob(z[:, i]) for i in range(3)), atol=1e-5)
+    in_turn = [p.parameters(z, i).distribution().log_prob(z[:, i]) for i in range(3)]
+    assert torch.allclose(p.log_prob(z), sum(in_turn, torch.zeros(40)), atol=1e-5)
     assert torch.equal(p.expand((40,)).log_prob(z), p.log_prob(z))
     assert p.expand((2, 1)).log_prob(z[0]).shape == (2, 1)
     side = torch.linspace(-12, 12, 1201)
@@ -152,7 +161,7 @@ def test_images_come_back_from_their_code() -> None:
 
 
 def test_the_probe_sees_the_net_that_makes_the_mixtures() -> None:
-    """Another last bit of a hidden weight decodes other latents, so that such a file must be refused."""
+    """Other numbers in a hidden layer decode other latents, so that such a file must be refused."""
     vae = model()
     before = probe(vae, SPEC.image_shape, 2, [4], torch.device("cpu"))
     assert probe(vae, SPEC.image_shape, 2, [4], torch.device("cpu")) == before
@@ -165,15 +174,42 @@ def test_settings_are_validated() -> None:
     with pytest.raises(ValueError, match=r"AutoregressiveMixturePrior.components: expected at least 1, got 0"):
         AutoregressiveMixturePrior((2,), components=0)
     with pytest.raises(ValueError, match=r"AutoregressiveMixturePrior.hidden: expected .* at least 1"):
-        AutoregressiveMixturePrior((2,), hidden=[0])
+        AutoregressiveMixturePrior((2,), hidden=[])
+    for kind in (AutoregressiveMixturePrior, MaskedAutoregressivePrior):
+        with pytest.raises(
+            ValueError, match=r"Prior.hidden: expected widths of at least the 9 latents, .* got \[16, 8\]"
+        ):
+            kind((9,), hidden=[16, 8])
 
 
-def test_one_latent_is_a_mixture() -> None:
+def test_one_latent_sees_nothing() -> None:
     p, z = density(bent(1)), torch.randn(10, 1)
-    one = p.conditional(0, torch.zeros(1))
-    weights, normal = Categorical(logits=one.mixture_distribution.logits), one.component_distribution
-    assert torch.allclose(p.log_prob(z), MixtureSameFamily(weights, normal).log_prob(z[:, 0]), atol=1e-6)
+    assert torch.allclose(p.log_prob(z), p.parameters(torch.zeros(1), 0).distribution().log_prob(z[:, 0]), atol=1e-6)
     assert p.sample((3,)).shape == (3, 1)
+
+
+def test_its_centre_has_no_noise_and_follows_from_itself() -> None:
+    p = density(bent(3)).expand((2,))
+    z = centre(p)
+    assert z.shape == (2, 3)
+    assert torch.equal(centre(p), z)
+    for i in range(3):
+        assert torch.allclose(p.parameters(z, i).distribution().mean, z[:, i])
+
+
+def test_half_precision_leaves_the_density_as_it_is() -> None:
+    p, z = density(bent(3)), torch.randn(20, 3)
+    expected = p.log_prob(z)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(p.log_prob(z), expected)
+
+
+def test_a_diverged_prior_is_refused_before_anything_is_coded() -> None:
+    vae = model()
+    with torch.no_grad():
+        vae.prior.loc[1] = math.nan  # type: ignore[index]
+    with pytest.raises(ValueError, match="the prior of the latent 'z': expected finite parameters"):
+        require_codable(vae, SPEC.image_shape, 2)
 
 
 def test_a_run_with_it_compresses_and_samples(cli: Callable) -> None:

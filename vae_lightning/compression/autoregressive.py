@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from vae_lightning.compression.codecs import Codec, Grid, Search
-from vae_lightning.compression.densities import latent_codec, latent_points, mixed, normal_tails, require_finite
+from vae_lightning.compression.densities import latent_codec, latent_points, normal_tails, require_finite
 from vae_lightning.compression.stack import Integers, Stack
 from vae_lightning.distributions import AutoregressiveMixture
 
@@ -18,15 +19,16 @@ class LatentByLatent(Codec):
     def __init__(self, density: AutoregressiveMixture, grid: Grid) -> None:
         self.density, self.grid, self.levels = density, grid, grid.levels
         self.count = density.event_shape[0]
+        for parameter in density.parameters(density.zero, None):
+            require_finite(density, parameter)
 
     def _codec(self, i: int, z: Tensor) -> Search:
-        parameters = self.density.parameters(z)
-        logits, mean, scale = (require_finite(self.density, parameter[..., i, :]) for parameter in parameters)
-        component = Search(self.levels, normal_tails, *self.grid.in_cells(mean, scale))
-        return mixed(component, logits.double().softmax(-1).cpu())
+        logits, mean, scale = (require_finite(self.density, t).flatten(0, -2) for t in self.density.parameters(z, i))
+        in_cells = (t.view(mean.shape) for t in self.grid.in_cells(mean, scale))
+        return Search(self.levels, mixture_tails, logits.double().softmax(-1).cpu(), *in_cells)
 
     def _start(self) -> Tensor:
-        return self.density.zero.contiguous().clone()
+        return torch.zeros_like(self.density.zero, memory_format=torch.contiguous_format)
 
     def push(self, stack: Stack, symbols: Integers) -> None:
         points, z, codecs = self.grid.points(symbols, self.density.zero), self._start(), list[Search]()
@@ -44,6 +46,12 @@ class LatentByLatent(Codec):
             z[..., i] = self.grid.points(found[-1], z[..., i])
         symbols: Integers = np.stack(found, -1).astype(np.int32).ravel()
         return symbols
+
+
+def mixture_tails(edges: Tensor, weights: Tensor, mean: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
+    """P(x < edge) and P(x >= edge) of mixtures of normals, edges (E, n), the others (n, K): (E, n) each."""
+    below, above = normal_tails(edges[..., None], mean, scale)
+    return (weights * below).sum(-1), (weights * above).sum(-1)
 
 
 @latent_codec.register

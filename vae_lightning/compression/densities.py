@@ -46,8 +46,9 @@ def latent_codec(density: Distribution, grid: Grid) -> Codec:
     """
     raise ValueError(
         f"expected a density that can be both drawn from and coded with on a grid ({_known(latent_codec)}), got "
-        f"{_name(density)}, which has no codec: train with a Gaussian posterior and N(0, I) or a mixture of "
-        "Gaussians as the prior, or register a codec with vae_lightning.compression.latent_codec."
+        f"{_name(density)}, which has no codec: train with a Gaussian posterior and N(0, I), a mixture of "
+        "Gaussians or AutoregressiveMixturePrior as the prior, or register a codec with "
+        "vae_lightning.compression.latent_codec."
     )
 
 
@@ -139,19 +140,14 @@ class InTurn(Codec):
 
 @image_codec.register
 def _(density: MixtureSameFamily) -> Codec:
+    """The tails of a mixture are the mixture of its components' tails."""
     component = image_codec(density.component_distribution)
     if not isinstance(component, Search):
         raise ValueError(
             f"expected a mixture of densities over ordered levels, got one of {_name(density.component_distribution)}: "
             "register a codec for it with vae_lightning.compression.image_codec."
         )
-    logits = require_finite(density, density.mixture_distribution.logits)
-    return mixed(component, logits.flatten(0, -2).double().softmax(-1).cpu())
-
-
-def mixed(component: Search, weights: Tensor) -> Search:
-    """The codec of mixtures, by that of their components: n values of K components each, with weights (n, K) float64,
-    and `component` of the n K densities in this order. The tails of a mixture are the mixture of its components'."""
+    weights = require_finite(density, density.mixture_distribution.logits).flatten(0, -2).double().softmax(-1).cpu()
     count, components = weights.shape
 
     def tails(edges: Tensor, weights: Tensor, *parameters: Tensor) -> tuple[Tensor, Tensor]:

@@ -100,7 +100,7 @@ def probe(
         unit = (raw.random_raw(math.prod(shape)) >> 40) / 2.0**23 - 1
         z = torch.from_numpy((SPREAD * unit).astype(np.float32).reshape(shape)).to(device, dtype)
         if isinstance(p, AutoregressiveMixture):  # whose parameters follow from the latents
-            for value in p.parameters(z):
+            for value in p.parameters(z, None):
                 digest.update(_bytes(value))
         return z
 

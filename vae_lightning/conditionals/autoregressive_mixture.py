@@ -6,13 +6,14 @@ import math
 from collections.abc import Mapping
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from vae_lightning.conditionals.flow import zuko
+from vae_lightning.conditionals.flow import require_as_wide, zuko
 from vae_lightning.core import Conditional, Shape, Spec
-from vae_lightning.distributions import AutoregressiveMixture
-from vae_lightning.nets import at_least_float32, bounded_log_scale, raw_log_scale, require_widths
+from vae_lightning.distributions import AutoregressiveMixture, Mixtures
+from vae_lightning.nets import at_least_float32, bounded_log_scale, raw_log_scale
 
 WIDTH = 0.5
 """Of each of several components at the start, where the standard deviation of all is 1."""
@@ -20,18 +21,19 @@ WIDTH = 0.5
 
 class AutoregressiveMixturePrior(Conditional):
     """p(z) = prod_i p(z_i | z_1 .. z_{i-1}), each of these a mixture of Gaussians whose weights, means and widths a
-    masked net gives in one pass (MADE, Germain et al. 2015, with mixtures as in Papamakarios et al. 2017, section 5).
-    Learned with the model, or as a second stage. The density is exact, a sample takes a pass a latent, and `compress`
-    has its code. Starts with mean 0 and variance 1.
+    masked net gives in one pass (MADE, Germain et al. 2015; with mixtures the MADE MoG of Papamakarios et al. 2017).
+    Learned with the model, or as a second stage. The density is exact, and `compress` has its code. A sample takes a
+    pass a latent, and so does the code: it is for tens of latents rather than for thousands. Starts with mean 0 and
+    variance 1.
 
     Args:
         latent_shape: (d,).
         spec: not used; every prior takes it.
         components: Gaussians of each mixture.
-        hidden: widths of the masked net.
+        hidden: widths of the masked net, each at least d: a narrower layer would hide the last latents from each other.
 
     Raises:
-        ValueError: no component, or a width below 1.
+        ValueError: no component, or a width below d.
     """
 
     def __init__(
@@ -44,7 +46,7 @@ class AutoregressiveMixturePrior(Conditional):
         super().__init__()
         if components < 1:
             raise ValueError(f"AutoregressiveMixturePrior.components: expected at least 1, got {components}.")
-        require_widths("AutoregressiveMixturePrior.hidden", list(hidden), at_least=1)
+        require_as_wide("AutoregressiveMixturePrior.hidden", hidden, math.prod(latent_shape))
         self.size, self.components = math.prod(latent_shape), components
         self.loc, self.log_scale = nn.Parameter(torch.zeros(self.size)), nn.Parameter(torch.zeros(self.size))
         sees = torch.ones(self.size, self.size + 1, dtype=torch.bool).tril()  # a constant, and the latents before
@@ -68,12 +70,22 @@ class AutoregressiveMixturePrior(Conditional):
         self.loc.copy_(flat.mean(0))
         self.log_scale.copy_(raw_log_scale(flat.std(0, correction=0)))
 
-    def _mixtures(self, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        loc, scale = self.loc[:, None], bounded_log_scale(self.log_scale).exp()[:, None]
-        seen = torch.cat([torch.ones_like(z[..., :1]), (z - self.loc) / scale[:, 0]], -1)
-        out = at_least_float32(self.net(seen)).unflatten(-1, (self.size, 3, self.components))
-        logits, mean, raw = out.unbind(-2)
-        return logits, loc + scale * mean, scale * bounded_log_scale(raw).exp()
+    def _mixtures(self, z: Tensor, i: int | None = None) -> Mixtures:
+        of = slice(None) if i is None else slice(i, i + 1)
+        with torch.autocast(z.device.type, enabled=False):
+            scale = bounded_log_scale(self.log_scale).exp()
+            x = torch.cat([torch.ones_like(z[..., :1]), (at_least_float32(z) - self.loc) / scale], -1)
+            *body, last = self.net
+            for layer in body:
+                x = layer(x)
+            mask, weight, bias = (
+                t.unflatten(0, (self.size, -1))[of].flatten(0, 1) for t in (last.mask, last.weight, last.bias)
+            )
+            out = F.linear(x, mask * weight, bias).unflatten(-1, (-1, 3, self.components))
+            logits, mean, raw = out.unbind(-2)
+            scale = scale[of, None]
+            found = Mixtures(logits, self.loc[of, None] + scale * mean, scale * bounded_log_scale(raw).exp())
+        return found if i is None else Mixtures(*(t.squeeze(-2) for t in found))
 
     def forward(self, context: Tensor | Mapping[str, Tensor] | None = None) -> Distribution:
         return AutoregressiveMixture(self._mixtures, torch.zeros_like(self.loc))

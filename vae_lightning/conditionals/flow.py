@@ -52,9 +52,21 @@ def spline_coupling(size: int, index: int, hidden: Sequence[int], bins: int, con
     )
 
 
-def autoregressive_map(size: int, index: int, hidden: Sequence[int], context: int = 0) -> LazyTransform:
+def require_as_wide(name: str, widths: Sequence[int], size: int) -> None:
+    """Raises ValueError for a masked net without a hidden layer, or with one of fewer units than there are latents:
+    each unit sees the latents up to one of them, and so the last latents would not see all before them."""
+    require_widths(name, list(widths), at_least=1)
+    if min(widths) < size:
+        raise ValueError(
+            f"{name}: expected widths of at least the {size} latents, since through a narrower layer the last latents "
+            f"do not see all before them, got {list(widths)}."
+        )
+
+
+def autoregressive_map(owner: str, size: int, index: int, hidden: Sequence[int], context: int = 0) -> LazyTransform:
     """The map of this index over `size` numbers, told `context` others: each is shifted and scaled by what those before
-    it say, in turns from the first and from the last."""
+    it say, in turns from the first and from the last. `owner`, whose setting `hidden` is, is for errors."""
+    require_as_wide(f"{owner}.hidden", hidden, size)
     order = torch.arange(size)
     return zuko().flows.autoregressive.MaskedAutoregressiveTransform(
         size, context, order=order if index % 2 == 0 else order.flip(0), hidden_features=hidden
@@ -156,4 +168,4 @@ class InverseAutoregressivePosterior(FlowPosterior):
     training needs, take one pass; the density of any other value takes d, one after the other."""
 
     def transform(self, size: int, index: int, hidden: Sequence[int]) -> LazyTransform:
-        return autoregressive_map(size, index, hidden, CONTEXT)
+        return autoregressive_map(type(self).__name__, size, index, hidden, CONTEXT)

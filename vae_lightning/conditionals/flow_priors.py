@@ -96,4 +96,4 @@ class MaskedAutoregressivePrior(FlowPrior):
     is_inverse = True
 
     def transform(self, size: int, index: int, hidden: Sequence[int]) -> LazyTransform:
-        return autoregressive_map(size, index, hidden)
+        return autoregressive_map(type(self).__name__, size, index, hidden)

@@ -1,7 +1,7 @@
 """Densities that torch lacks. No nn.Module here, and no parameters: a density is a value."""
 
 from vae_lightning.distributions.autoregressive_categorical import AutoregressiveCategorical, Choice
-from vae_lightning.distributions.autoregressive_mixture import AutoregressiveMixture
+from vae_lightning.distributions.autoregressive_mixture import AutoregressiveMixture, Mixtures
 from vae_lightning.distributions.binary_image import BinaryImage
 from vae_lightning.distributions.bins import Autoregressive, Bins, Step
 from vae_lightning.distributions.codes import (
@@ -54,6 +54,7 @@ __all__ = [
     "LinkedMixtures",
     "LogitNormalTimes",
     "LowRankNormal",
+    "Mixtures",
     "OfCodes",
     "OfEach",
     "Path",
