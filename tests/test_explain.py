@@ -61,6 +61,10 @@ FOLDER = ["--data.source=ImageFolder", "--data.source.path=x"]
         ),
         (["--data.source=ImageData"], ["which is a DataModule", "ImageSource"]),
         (["--data.source=torchvision.datasets.MNIST"], ["a data set of torch's", "ImageSource"]),
+        (
+            [f"-c={REPOSITORY / 'configs/experiment/digits_m2.yaml'}", f"-c={REPOSITORY / 'configs/prior/vamp.yaml'}"],
+            ["model.latent_model.prior: there is no setting 'prior' of SemiSupervisedVAE", "it takes conditional"],
+        ),
         (["--data.source.grey=true"], ["there is no setting 'grey' of Digits; it takes none"]),
         (
             ["--data.source=ImageFolder", "--data.source.path=x", "--data.source.chanels=3"],
