@@ -66,7 +66,7 @@ text2image text2image-digits text2image-cifar10:
 	done; \
 	$(RUN) generate $(if $(filter %-cifar10,$@),$(PHOTOS),$(DIGITS)) -n 8 --ckpt_path $$runs/decoder
 
-text2image-emoji: $(STAMP) ## The same on emoji, EMOJI=DIR that holds images/ and captions.csv, in runs/text2image_emoji (an hour and a half of one core)
+text2image-emoji: $(STAMP) ## The same on emoji, EMOJI=DIR that holds images/ and captions.csv, in runs/text2image_emoji (two hours of one core)
 	@test -f "$(EMOJI)/captions.csv" || { echo "expected EMOJI=DIR with images/ and captions.csv: unpack emoji-64.tar.gz"; exit 1; }
 	set -e; runs=runs/text2image_emoji; \
 	for stage in $(CHAIN); do \
