@@ -21,6 +21,7 @@ FIRST = [f"vae-lightning {words}" for words in ("fit -c configs/experiment/mnist
 STATIC = ((1, 28, 28), 2)
 SHAPES = {
     "mnist_static": STATIC,
+    "mnist_static_autoregressive": STATIC,
     "images": ((3, 64, 64), 256),
     "cifar10": ((3, 32, 32), 256),
     "digits": ((1, 8, 8), 17),
