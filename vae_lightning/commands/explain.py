@@ -133,7 +133,7 @@ def explain(error: Exception, kinds: Mapping[str, Any]) -> str:
     where = where or next((key for part, key in INSTANTIATED.items() if part in text), "")
     if found := re.search(r"Option '([^']+)' is not accepted", text):
         option = found[1].partition(".init_args.")[0]  # of a class that is set there with settings of its own
-        last = r".*" if option != found[1] else r""
+        last = ".*" if option != found[1] else ""
         owner = re.search(rf"{last}class_path='([^']+)'", text[found.end() :]) or _whose(error)
         settings = _settings(owner[1]) if owner else None
         of = f" of {owner[1].rpartition('.')[2]}" if owner else ""

@@ -99,8 +99,8 @@ def probe(
         shape = (size, *p.event_shape)
         unit = (raw.random_raw(math.prod(shape)) >> 40) / 2.0**23 - 1
         z = torch.from_numpy((SPREAD * unit).astype(np.float32).reshape(shape)).to(device, dtype)
-        if isinstance(p, AutoregressiveMixture):  # whose parameters follow from the latents
-            for value in p.parameters(z, None):
+        if isinstance(p, AutoregressiveMixture):  # whose parameters follow from the latents, computed as they are coded
+            for value in (value for i in range(p.event_shape[0]) for value in p.parameters(z, i)):
                 digest.update(_bytes(value))
         return z
 

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from vae_lightning.conditionals.flow import require_as_wide, zuko
-from vae_lightning.core import Conditional, Shape, Spec
+from vae_lightning.conditionals.priors import ScaledPrior
+from vae_lightning.core import Shape, Spec
 from vae_lightning.distributions import AutoregressiveMixture, Mixtures
 from vae_lightning.nets import at_least_float32, bounded_log_scale, raw_log_scale
 
@@ -19,7 +20,7 @@ WIDTH = 0.5
 """Of each of several components at the start, where the standard deviation of all is 1."""
 
 
-class AutoregressiveMixturePrior(Conditional):
+class AutoregressiveMixturePrior(ScaledPrior):
     """p(z) = prod_i p(z_i | z_1 .. z_{i-1}), each of these a mixture of Gaussians whose weights, means and widths a
     masked net gives in one pass (MADE, Germain et al. 2015; with mixtures the MADE MoG of Papamakarios et al. 2017).
     Learned with the model, or as a second stage. The density is exact, and `compress` has its code. A sample takes a
@@ -43,12 +44,11 @@ class AutoregressiveMixturePrior(Conditional):
         components: int = 10,
         hidden: list[int] = [128, 128],  # noqa: B006 (never changed; jsonargparse shows it as the default)
     ) -> None:
-        super().__init__()
+        super().__init__(math.prod(latent_shape))
         if components < 1:
             raise ValueError(f"AutoregressiveMixturePrior.components: expected at least 1, got {components}.")
-        require_as_wide("AutoregressiveMixturePrior.hidden", hidden, math.prod(latent_shape))
-        self.size, self.components = math.prod(latent_shape), components
-        self.loc, self.log_scale = nn.Parameter(torch.zeros(self.size)), nn.Parameter(torch.zeros(self.size))
+        self.size, self.components = len(self.loc), components
+        require_as_wide("AutoregressiveMixturePrior.hidden", hidden, self.size)
         sees = torch.ones(self.size, self.size + 1, dtype=torch.bool).tril()  # a constant, and the latents before
         self.net = zuko().nn.MaskedMLP(sees.repeat_interleave(3 * components, 0), hidden, nn.SiLU)
         last = self.net[-1]
@@ -63,17 +63,10 @@ class AutoregressiveMixturePrior(Conditional):
         mean = mean * math.sqrt(1 - width**2) / mean.std(correction=0).clamp_min(1e-6)
         return torch.cat([torch.zeros(count), mean, raw_log_scale(torch.full((count,), width))])
 
-    @torch.no_grad()
-    def init_from_codes(self, z: Tensor) -> None:
-        """Begins with the draws' means and variances, (N, *event)."""
-        flat = z.flatten(1)
-        self.loc.copy_(flat.mean(0))
-        self.log_scale.copy_(raw_log_scale(flat.std(0, correction=0)))
-
     def _mixtures(self, z: Tensor, i: int | None = None) -> Mixtures:
         of = slice(None) if i is None else slice(i, i + 1)
         with torch.autocast(z.device.type, enabled=False):
-            scale = bounded_log_scale(self.log_scale).exp()
+            scale = self.scale()
             x = torch.cat([torch.ones_like(z[..., :1]), (at_least_float32(z) - self.loc) / scale], -1)
             *body, last = self.net
             for layer in body:

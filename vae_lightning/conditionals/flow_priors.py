@@ -7,20 +7,19 @@ from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributions import Distribution
 
 from vae_lightning.conditionals.flow import autoregressive_map, composed, spline_coupling
-from vae_lightning.core import Conditional, Shape, Spec
+from vae_lightning.conditionals.priors import ScaledPrior
+from vae_lightning.core import Shape, Spec
 from vae_lightning.distributions import Flow
-from vae_lightning.nets import bounded_log_scale, raw_log_scale
 
 if TYPE_CHECKING:
     from zuko.lazy import LazyTransform
 
 
-class FlowPrior(Conditional):
+class FlowPrior(ScaledPrior):
     """p(z): z = loc + scale f(eps) with eps ~ N(0, I), an invertible f, and all of it learned with the model. Starts at
     N(0, I).
 
@@ -38,9 +37,8 @@ class FlowPrior(Conditional):
         transforms: int = 4,
         hidden: list[int] = [128, 128],  # noqa: B006 (never changed; jsonargparse shows it as the default)
     ) -> None:
-        super().__init__()
         name, size = type(self).__name__, math.prod(latent_shape)
-        self.loc, self.log_scale = nn.Parameter(torch.zeros(size)), nn.Parameter(torch.zeros(size))
+        super().__init__(size)
         self.flow = composed(name, transforms, hidden, lambda index: self.transform(size, index, hidden))
 
     @abstractmethod
@@ -50,16 +48,9 @@ class FlowPrior(Conditional):
 
     is_inverse = False
 
-    @torch.no_grad()
-    def init_from_codes(self, z: Tensor) -> None:
-        """Begins at the independent Gaussians with the draws' means and variances, (N, *event)."""
-        flat = z.flatten(1)
-        self.loc.copy_(flat.mean(0))
-        self.log_scale.copy_(raw_log_scale(flat.std(0, correction=0)))
-
     def forward(self, context: Tensor | Mapping[str, Tensor] | None = None) -> Distribution:
         flow = self.flow()
-        return Flow(flow.inv if self.is_inverse else flow, self.loc, bounded_log_scale(self.log_scale).exp())
+        return Flow(flow.inv if self.is_inverse else flow, self.loc, self.scale())
 
 
 class SplineFlowPrior(FlowPrior):

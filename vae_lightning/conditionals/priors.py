@@ -43,6 +43,29 @@ class StandardNormal(Conditional):
         return Independent(normal, self.zero.dim(), validate_args=False)
 
 
+class ScaledPrior(Conditional):
+    """A prior that says where z lies in units of each latent's own scale, which is learned with the rest.
+
+    Args:
+        size: how many latents.
+    """
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.loc, self.log_scale = nn.Parameter(torch.zeros(size)), nn.Parameter(torch.zeros(size))
+
+    def scale(self) -> Tensor:
+        """(d,), above 0."""
+        return bounded_log_scale(self.log_scale).exp()
+
+    @torch.no_grad()
+    def init_from_codes(self, z: Tensor) -> None:
+        """Begins with the draws' means and standard deviations, (N, *event)."""
+        flat = z.flatten(1)
+        self.loc.copy_(flat.mean(0))
+        self.log_scale.copy_(raw_log_scale(flat.std(0, correction=0)))
+
+
 class GaussianMixture(Conditional):
     """p(z) = sum_c w_c N(z; mu_c, diag sigma_c^2), all of it learned with the model by the same objective (the mixture
     of Gaussians that Tomczak & Welling 2018 hold their VampPrior against). A Gaussian posterior has no closed KL to it,
