@@ -21,10 +21,10 @@ from vae_lightning.conditionals import (
     GaussianPosterior,
     MaskedAutoregressivePrior,
 )
-from vae_lightning.core import Spec, centre
+from vae_lightning.core import LatentModel, Spec, centre
 from vae_lightning.distributions import AutoregressiveMixture
-from vae_lightning.models import VAE
-from vae_lightning.nets import MLP
+from vae_lightning.models import VAE, LadderVAE
+from vae_lightning.nets import MLP, MLPLadder
 
 SPEC = Spec((1, 3, 3), 2)
 
@@ -137,22 +137,30 @@ def test_its_code_is_exact_and_as_long_as_the_density_says() -> None:
     assert np.array_equal(stack.words(), seeded(4000, 1))
 
 
-def model() -> VAE:
-    torch.manual_seed(0)
-    made = VAE(
-        SPEC,
-        partial(GaussianPosterior, net=partial(MLP, hidden=[16])),
-        partial(BernoulliLikelihood, net=partial(MLP, hidden=[16])),
-        prior=partial(AutoregressiveMixturePrior, components=3, hidden=[16]),
-        latent_size=3,
-    ).eval()
-    for parameter in made.parameters():
+def noised(model: LatentModel) -> LatentModel:
+    for parameter in model.parameters():
         parameter.data.add_(0.1 * torch.randn_like(parameter))
-    return made
+    return model.eval()
 
 
-def test_images_come_back_from_their_code() -> None:
-    vae = model()
+PRIOR = partial(AutoregressiveMixturePrior, components=3, hidden=[16])
+LIKELIHOOD = partial(BernoulliLikelihood, net=partial(MLP, hidden=[16]))
+
+
+def model() -> LatentModel:
+    torch.manual_seed(0)
+    encoder = partial(GaussianPosterior, net=partial(MLP, hidden=[16]))
+    return noised(VAE(SPEC, encoder, LIKELIHOOD, prior=PRIOR, latent_size=3))
+
+
+def ladder() -> LatentModel:
+    torch.manual_seed(0)
+    return noised(LadderVAE(SPEC, partial(MLPLadder, hidden=[16, 8], latents=[2, 3]), LIKELIHOOD, prior=PRIOR))
+
+
+@pytest.mark.parametrize("made", [model, ladder])
+def test_images_come_back_from_their_code(made: Callable[[], LatentModel]) -> None:
+    vae = made()
     images = torch.randint(2, (400, *SPEC.image_shape), dtype=torch.uint8)
     coded = encode(vae, images)
     assert torch.equal(decode(vae, coded, SPEC.image_shape), images)
@@ -166,7 +174,7 @@ def test_the_probe_sees_the_net_that_makes_the_mixtures() -> None:
     before = probe(vae, SPEC.image_shape, 2, [4], torch.device("cpu"))
     assert probe(vae, SPEC.image_shape, 2, [4], torch.device("cpu")) == before
     with torch.no_grad():
-        vae.prior.net[0].weight.mul_(1.001)  # type: ignore[index,union-attr]
+        next(w for name, w in vae.named_parameters() if name.startswith("prior.net.0.")).mul_(1.001)
     assert probe(vae, SPEC.image_shape, 2, [4], torch.device("cpu")) != before
 
 
@@ -207,7 +215,7 @@ def test_half_precision_leaves_the_density_as_it_is() -> None:
 def test_a_diverged_prior_is_refused_before_anything_is_coded() -> None:
     vae = model()
     with torch.no_grad():
-        vae.prior.loc[1] = math.nan  # type: ignore[index]
+        vae.get_parameter("prior.loc")[1] = math.nan
     with pytest.raises(ValueError, match="the prior of the latent 'z': expected finite parameters"):
         require_codable(vae, SPEC.image_shape, 2)
 

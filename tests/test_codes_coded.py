@@ -17,6 +17,7 @@ from vae_lightning import load_model
 from vae_lightning.compression import decode, encode, require_codable
 from vae_lightning.compression.codecs import Grid
 from vae_lightning.compression.densities import latent_points
+from vae_lightning.compression.exactness import probe
 from vae_lightning.conditionals import (
     BernoulliLikelihood,
     CodePosterior,
@@ -59,6 +60,20 @@ def test_images_come_back_and_cost_the_bound(encoder: partial, prior: type) -> N
     assert net == pytest.approx(bound, rel=0.03 if model.prior.needs or encoder is FINITE else 0.05)
     if encoder is FINITE:  # points bring no bits back, so that their code is exact
         assert net == pytest.approx(bound, abs=40)
+
+
+def test_the_probe_sees_the_transformer() -> None:
+    """Other numbers in it decode other codes, so that such a file must be refused before it is read."""
+    torch.manual_seed(0)
+    model, cpu = VAE(SPEC, FINITE, BernoulliLikelihood, SMALL, 12).eval(), torch.device("cpu")
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.2 * torch.randn_like(parameter))
+    before = probe(model, SPEC.image_shape, 2, [4], cpu)
+    assert probe(model, SPEC.image_shape, 2, [4], cpu) == before
+    with torch.no_grad():
+        next(parameter for parameter in model.prior.parameters() if parameter.ndim == 2).mul_(1.001)
+    assert probe(model, SPEC.image_shape, 2, [4], cpu) != before
 
 
 @pytest.mark.parametrize("prior", [StandardNormal, LabelledGaussian])

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from vae_lightning.core import Batch, LatentModel
-from vae_lightning.distributions import AutoregressiveMixture
+from vae_lightning.distributions import AutoregressiveCategorical, AutoregressiveMixture, Codes
 
 SPREAD = 3.0
 """The made-up latents lie within this of zero."""
@@ -99,9 +99,8 @@ def probe(
         shape = (size, *p.event_shape)
         unit = (raw.random_raw(math.prod(shape)) >> 40) / 2.0**23 - 1
         z = torch.from_numpy((SPREAD * unit).astype(np.float32).reshape(shape)).to(device, dtype)
-        if isinstance(p, AutoregressiveMixture):  # whose parameters follow from the latents, computed as they are coded
-            for value in (value for i in range(p.event_shape[0]) for value in p.parameters(z, i)):
-                digest.update(_bytes(value))
+        for value in _parameters_given(p, z):
+            digest.update(_bytes(value))
         return z
 
     dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
@@ -126,6 +125,19 @@ def _tensors(found: Any) -> Iterator[Tensor]:
     elif isinstance(found, Distribution):
         for _, value in sorted(vars(found).items()):
             yield from _tensors(value)
+
+
+def _parameters_given(p: Distribution, z: Tensor) -> Iterator[Tensor]:
+    """The parameters that follow from latents (B, d) in an autoregressive density, in the order and the shapes in which
+    its codec computes them; of another density none."""
+    if isinstance(p, AutoregressiveMixture):
+        for i in range(p.event_shape[0]):
+            yield from p.parameters(z, i)
+    elif isinstance(p, Codes) and isinstance(p.of_indices, AutoregressiveCategorical):
+        step, before = p.of_indices.begin(z.shape[:-1]), None
+        for index in p.indices_of(z).unbind(-1):
+            yield step(before)
+            before = index
 
 
 def _bytes(value: Tensor) -> bytes:

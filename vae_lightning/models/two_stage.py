@@ -66,7 +66,8 @@ class TwoStageVAE(LatentModel):
         if isinstance(self.prior, EncodedMixture):
             raise ValueError(
                 f"TwoStageVAE.prior: expected one of numbers, got {type(self.prior).__name__}, which is made of "
-                "encoded images, and q(u|z) encodes none: choose StandardNormal, GaussianMixture or a flow."
+                "encoded images, and q(u|z) encodes none: choose StandardNormal, GaussianMixture, "
+                "AutoregressiveMixturePrior or a flow."
             )
         if isinstance(self.decoder, PointMass) or isinstance(getattr(self.decoder, "encoder", None), PointMass):
             raise ValueError(
