@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from vae_lightning.conditionals.conditions import Conditions, SiteDensity
 from vae_lightning.core import Shape
 from vae_lightning.distributions import Autoregressive, Bins, Step
-from vae_lightning.nets import Cache, PrincipalComponents, Transformer, at_least_float32
+from vae_lightning.nets import Cache, PrincipalComponents, Transformer, at_least_float32, zeroed
 
 NARROWEST = 1e-3
 """The narrowest bin, in standard deviations, so that ties of the training data make no infinite density."""
@@ -65,9 +65,7 @@ class AutoregressivePrior(SiteDensity):
         self.place = nn.Parameter(0.02 * torch.randn(count, width))  # of the component that a position tells of
         self.bin = nn.Embedding(count * bins, width)
         self.transformer = Transformer(width, depth, heads, causal=True, dropout=dropout)
-        self.logits = nn.Linear(width, bins)
-        nn.init.zeros_(self.logits.weight)
-        nn.init.zeros_(self.logits.bias)  # every bin alike, as the quantiles say
+        self.logits = zeroed(nn.Linear(width, bins))  # every bin alike, as the quantiles say
         self.count, self.bins = count, bins
 
     def forward(self, context: Mapping[str, Tensor] | None = None) -> Autoregressive:

@@ -11,7 +11,7 @@ from torch.distributions import Distribution
 from vae_lightning.conditionals.codes import PriorOfCodes
 from vae_lightning.core import Shape, Spec
 from vae_lightning.distributions import AutoregressiveCategorical, Choice, Codes, Step
-from vae_lightning.nets import Cache, Transformer, at_least_float32
+from vae_lightning.nets import Cache, Transformer, at_least_float32, zeroed
 
 
 class CodeTransformer(PriorOfCodes):
@@ -56,11 +56,9 @@ class CodeTransformer(PriorOfCodes):
         width = self.transformer.width
         self.start, self.code = nn.Embedding(self.classes, width), nn.Embedding(codes, width)
         self.place = nn.Parameter(0.02 * torch.randn(positions, width))
-        self.logits = nn.Linear(width, codes)
+        self.logits = zeroed(nn.Linear(width, codes))
         for embedding in (self.start, self.code):
             nn.init.normal_(embedding.weight, std=0.02)
-        nn.init.zeros_(self.logits.weight)
-        nn.init.zeros_(self.logits.bias)
 
     def forward(self, context: Mapping[str, Tensor] | None = None) -> Distribution:
         """{"label": (B,)} -> a distribution with batch_shape (B,); () of none."""

@@ -12,7 +12,7 @@ from torch.distributions import Distribution
 from vae_lightning.conditionals.posterior import latent_head
 from vae_lightning.core import Conditional, Shape, Spec
 from vae_lightning.distributions import FullCovarianceNormal, LowRankNormal
-from vae_lightning.nets import MLP, NetFactory, at_least_float32, bounded_log_scale
+from vae_lightning.nets import MLP, NetFactory, at_least_float32, bounded_log_scale, zeroed
 
 START = 0.5
 """Length of the low-rank factor's rows at the start: at 0 they would get no gradient, and near to it hardly any."""
@@ -33,10 +33,8 @@ class CorrelatedPosterior(Conditional):
         super().__init__()
         self.net = net(spec.image_shape, spec.image_shape)
         features, size = self.net.out_shape, math.prod(latent_shape)
-        self.mu, self.log_scale = latent_head(features, size), latent_head(features, size)
-        self.correlation = nn.Linear(math.prod(features), told)
-        for parameter in (*self.log_scale.parameters(), *self.correlation.parameters()):
-            nn.init.zeros_(parameter)
+        self.mu, self.log_scale = latent_head(features, size), zeroed(latent_head(features, size))
+        self.correlation = zeroed(nn.Linear(math.prod(features), told))
 
     @abstractmethod
     def density(self, mu: Tensor, sigma: Tensor, told: Tensor) -> Distribution:

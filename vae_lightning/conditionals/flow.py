@@ -15,7 +15,7 @@ from torch.distributions import Distribution
 from vae_lightning.conditionals.posterior import latent_head
 from vae_lightning.core import Conditional, Shape, Spec
 from vae_lightning.distributions import Flow
-from vae_lightning.nets import MLP, NetFactory, at_least_float32, bounded_log_scale, require_widths
+from vae_lightning.nets import MLP, NetFactory, at_least_float32, bounded_log_scale, require_widths, zeroed
 
 if TYPE_CHECKING:
     from zuko.lazy import LazyTransform
@@ -91,8 +91,7 @@ def composed(
     made = [transform(index) for index in range(transforms)]
     for one in made:
         net = dict(one.named_children()).get("hyper")
-        for parameter in (one if net is None else list(net)[-1]).parameters():
-            nn.init.zeros_(parameter)
+        zeroed(one if net is None else list(net)[-1])
     return zuko().lazy.LazyComposedTransform(*made)
 
 
@@ -119,9 +118,7 @@ class FlowPosterior(Conditional):
         super().__init__()
         self.net = net(spec.image_shape, spec.image_shape)
         features, size = self.net.out_shape, math.prod(latent_shape)
-        self.mu, self.log_scale = latent_head(features, size), latent_head(features, size)
-        for parameter in self.log_scale.parameters():
-            nn.init.zeros_(parameter)
+        self.mu, self.log_scale = latent_head(features, size), zeroed(latent_head(features, size))
         self.context = nn.Sequential(nn.Flatten(-len(features)), nn.Linear(math.prod(features), CONTEXT))
         name = type(self).__name__
         self.flow = composed(name, transforms, hidden, lambda index: self.transform(size, index, hidden))

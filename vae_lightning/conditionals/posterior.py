@@ -10,7 +10,7 @@ from torch.distributions import Categorical, Distribution, Independent, Normal
 
 from vae_lightning.conditionals.likelihood import ImageHead
 from vae_lightning.core import Conditional, Delta, Shape, Spec
-from vae_lightning.nets import MLP, Corruption, NetFactory, at_least_float32, bounded_log_scale, map_depth
+from vae_lightning.nets import MLP, Corruption, NetFactory, at_least_float32, bounded_log_scale, map_depth, zeroed
 
 EncoderFactory = Callable[[Spec, Shape], Conditional]
 ClassifierFactory = Callable[[Spec], Conditional]
@@ -43,9 +43,7 @@ class GaussianPosterior(Conditional):
         self.latent_shape = tuple(latent_shape)
         size = math.prod(latent_shape)
         self.mu = latent_head(self.net.out_shape, size)
-        self.log_scale = latent_head(self.net.out_shape, size)
-        for parameter in self.log_scale.parameters():
-            nn.init.zeros_(parameter)
+        self.log_scale = zeroed(latent_head(self.net.out_shape, size))
 
     def forward(self, context: Tensor) -> Distribution:
         features = self.net(context)
@@ -68,9 +66,7 @@ class ClassPosterior(Conditional):
         super().__init__()
         classes = spec.require_classes(type(self).__name__)
         self.net = net(spec.image_shape, spec.image_shape)
-        self.logits = nn.Linear(math.prod(self.net.out_shape), classes)
-        nn.init.zeros_(self.logits.weight)
-        nn.init.zeros_(self.logits.bias)
+        self.logits = zeroed(nn.Linear(math.prod(self.net.out_shape), classes))
 
     def forward(self, context: Tensor) -> Distribution:
         features = self.net(context).flatten(-len(self.net.out_shape))

@@ -1,6 +1,6 @@
 """Tensor -> Tensor. No probability here, and any image size and channel count."""
 
-from vae_lightning.nets.base import Net, NetFactory, Shape, at_least_float32, bounded_log_scale, raw_log_scale
+from vae_lightning.nets.base import Net, NetFactory, Shape, at_least_float32, bounded_log_scale, raw_log_scale, zeroed
 from vae_lightning.nets.conv import ConvDecoder, ConvEncoder
 from vae_lightning.nets.corruption import Corruption, GaussianNoise, Masking, SaltAndPepper
 from vae_lightning.nets.denoiser import Denoiser, DenoiserFactory, PatchDenoiser, ResidualDenoiser
@@ -66,4 +66,5 @@ __all__ = [
     "raw_log_scale",
     "require_widths",
     "stage_sizes",
+    "zeroed",
 ]

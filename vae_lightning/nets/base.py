@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
 Shape = tuple[int, ...]
+Layer = TypeVar("Layer", bound=nn.Module)
 LOG_SCALE_BOUND = 7.0
 
 
@@ -32,6 +34,13 @@ def over_leading(function: Callable[[Tensor], Tensor], x: Tensor, event_dim: int
         return function(x)
     out = function(x.reshape(math.prod(lead), *x.shape[len(lead) :]))
     return out.reshape(*lead, *out.shape[1:])
+
+
+def zeroed(layer: Layer) -> Layer:
+    """The layer, saying 0 until it is trained."""
+    for parameter in layer.parameters():
+        nn.init.zeros_(parameter)
+    return layer
 
 
 def raw_log_scale(scale: Tensor) -> Tensor:

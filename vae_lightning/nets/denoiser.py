@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vae_lightning.nets.base import Shape
+from vae_lightning.nets.base import Shape, zeroed
 from vae_lightning.nets.transformer import Transformer
 
 FREQUENCIES = 32
@@ -154,10 +154,3 @@ class PatchDenoiser(Denoiser):
         h = self.transformer(torch.cat((*front, h), 1))[:, -len(self.place) :]
         out = F.fold(self.last(h).transpose(1, 2), size, self.patch, stride=self.patch)
         return out.reshape(x.shape)
-
-
-def zeroed(layer: nn.Linear) -> nn.Linear:
-    """The layer, saying 0 until it is trained."""
-    nn.init.zeros_(layer.weight)
-    nn.init.zeros_(layer.bias)
-    return layer

@@ -9,6 +9,8 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
+from vae_lightning.nets.base import zeroed
+
 Activation = Callable[[], nn.Module]
 Norm = Callable[[int], nn.Module]
 
@@ -130,9 +132,7 @@ class ResidualBlock(nn.Module):
 
     def __init__(self, width: int, layers: Layers) -> None:
         super().__init__()
-        last = layers.same(width, width)
-        for parameter in last.parameters():
-            nn.init.zeros_(parameter)
+        last = zeroed(layers.same(width, width))
         first = layers.gated(width, layers.same(width, layers.parts * width))
         excited: list[nn.Module] = []
         if layers.squeeze:

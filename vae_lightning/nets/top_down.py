@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from vae_lightning.nets.base import Shape, at_least_float32, over_leading
+from vae_lightning.nets.base import Shape, at_least_float32, over_leading, zeroed
 from vae_lightning.nets.layers import Activation
 
 
@@ -130,10 +130,7 @@ class LadderNet(nn.Module, ABC):
         shape = self.shape(stage, channels)
 
         def head() -> nn.Module:
-            last = self.affine(width, 2 * channels, wide=True)
-            for parameter in last.parameters():
-                nn.init.zeros_(parameter)
-            return nn.Sequential(self.activation(), last)
+            return nn.Sequential(self.activation(), zeroed(self.affine(width, 2 * channels, wide=True)))
 
         return TopDownBlock(
             math.prod(shape),
