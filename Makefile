@@ -53,7 +53,7 @@ results: $(STAMP) ## Train a row of docs/results.md and test it, ROW=mnist_stati
 	fi; \
 	$(RUN) test --ckpt_path $$run $(if $(K),--model.evaluation.samples $(K))
 
-text2image: $(STAMP) ## Train the text-to-image chain on captioned MNIST in runs/text2image_mnist (25 minutes of a quiet core); goes on where it was stopped
+text2image: $(STAMP) ## Train the text-to-image chain on captioned MNIST in runs/text2image_mnist (32 minutes of a quiet core); goes on where it was stopped
 text2image-digits: $(STAMP) ## The same on the 8x8 digits (two minutes), in runs/text2image_digits
 text2image-cifar10: $(STAMP) ## The same on captioned CIFAR-10 (for a GPU), in runs/text2image_cifar10
 text2image text2image-digits text2image-cifar10:

@@ -2,7 +2,7 @@
 
     python -m benchmarks.text2image_seeds OUT [--seeds 0 1 2] [--generated 10000]
 
-Trains `configs/text2image/mnist` below OUT/seed<N> (25 minutes of a core each), tests CLIP and the chain, and prints
+Trains `configs/text2image/mnist` below OUT/seed<N> (32 minutes of a core each), tests CLIP and the chain, and prints
 each row's mean over the seeds with their standard deviation. Begun again, it goes on where it was stopped.
 """
 
