@@ -385,15 +385,13 @@ def test_batch_shapes_are_those_of_the_conditions() -> None:
 # -- maps --------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("tokens", [0, 2])
 @pytest.mark.parametrize(("event_shape", "map_shape"), [((2, 4, 6), None), ((48,), [2, 4, 6])])
 def test_a_patch_denoiser_lets_every_place_see_every_other_and_all_conditions(
-    event_shape: tuple[int, ...], map_shape: list[int] | None, tokens: int
+    event_shape: tuple[int, ...], map_shape: list[int] | None
 ) -> None:
     torch.manual_seed(0)
-    net = PatchDenoiser(event_shape, {"a": 3}, map_shape, patch=2, width=16, depth=1, heads=2, tokens=tokens).double()
-    for layer in (net.last, *(block.adapt for block in net.transformer.blocks)):
-        torch.nn.init.normal_(layer.weight, std=0.3)
+    net = PatchDenoiser(event_shape, {"a": 3}, map_shape, patch=2, width=16, depth=1, heads=2, tokens=2).double()
+    torch.nn.init.normal_(net.last.weight)
     x, time, a = torch.randn(1, *event_shape).double(), torch.rand(1).double(), torch.randn(1, 3).double()
     places = torch.autograd.functional.jacobian(lambda x: net(x, time, {"a": a}), x)
     assert (places.reshape(48, 48) != 0).all()
@@ -403,7 +401,7 @@ def test_a_patch_denoiser_lets_every_place_see_every_other_and_all_conditions(
 
 def test_a_patch_denoiser_puts_patches_back_where_they_were() -> None:
     net = PatchDenoiser((2, 4, 6), {}, patch=2, width=8, heads=2)
-    net.transformer.norm = torch.nn.Identity()  # type: ignore[assignment]  # and its blocks start as the identity
+    net.transformer = torch.nn.Identity()  # type: ignore[assignment]
     torch.nn.init.eye_(net.first.weight)
     torch.nn.init.eye_(net.last.weight)
     for part in (net.first.bias, net.place):
@@ -414,5 +412,3 @@ def test_a_patch_denoiser_puts_patches_back_where_they_were() -> None:
         PatchDenoiser((2, 4, 6), {}, patch=4)
     with pytest.raises(ValueError, match=r"expected \(C, h, w\) of 20 numbers, got \(20,\)"):
         PatchDenoiser((20,), {})
-    with pytest.raises(ValueError, match=r"PatchDenoiser.tokens: expected at least 0, got -1"):
-        PatchDenoiser((2, 4, 6), {}, tokens=-1)

@@ -120,22 +120,3 @@ def test_what_makes_no_sense_is_refused() -> None:
     net(sequence(), cache)
     with pytest.raises(ValueError, match="behind 7 cached ones"):
         net(sequence(), cache, prefix=2)
-    with pytest.raises(ValueError, match=r"Transformer.told: expected none"):
-        transformer()(sequence(), told=torch.randn(2, 3))
-    with pytest.raises(ValueError, match=r"Transformer.told: expected a vector of 3 numbers, got none"):
-        Transformer(8, 1, 2, causal=True, told=3)(torch.randn(2, 4, 8))
-
-
-def test_blocks_that_are_told_a_vector_start_as_the_identity_and_follow_it() -> None:
-    torch.manual_seed(0)
-    net, x = Transformer(8, 2, 2, causal=True, told=3), torch.randn(2, 4, 8)
-    told = torch.randn(2, 3)
-    torch.testing.assert_close(net(x, told=told), net.norm(x))
-    for block in net.blocks:
-        torch.nn.init.normal_(block.adapt.weight)
-    found = net(x, told=told)
-    torch.testing.assert_close(net(x[1:], told=told[1:]), found[1:])  # each sequence is told its own
-    assert ((net(x, told=told + 1) - found).abs() > 1e-4).any(-1).all()
-    cache = Cache()  # and position by position it is the same
-    each = torch.cat([net(x[:, i : i + 1], cache, told=told) for i in range(4)], 1)
-    torch.testing.assert_close(each, found, rtol=0, atol=1e-5)

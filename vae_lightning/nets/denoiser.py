@@ -100,9 +100,8 @@ class ResidualDenoiser(Denoiser):
 
 
 class PatchDenoiser(Denoiser):
-    """For maps: a transformer over patches that is told time and conditions through adaptive layer norm (Peebles & Xie
-    2023), and by `tokens` of each condition in front of the patches (Ramesh et al. 2022, section 2.1). Says 0 at the
-    start.
+    """For maps: a transformer over patches and extra tokens in front of them, one that sums time and conditions and
+    `tokens` of each condition (Ramesh et al. 2022, section 2.1; Bao et al. 2023). Says 0 at the start.
 
     Args:
         event_shape: of the value: a map (C, h, w), or flat.
@@ -112,7 +111,7 @@ class PatchDenoiser(Denoiser):
         width: numbers at each token.
         depth: blocks of the transformer.
         heads: of each attention.
-        tokens: extra tokens a condition; 0 for none.
+        tokens: extra tokens a condition.
     """
 
     def __init__(
@@ -133,8 +132,6 @@ class PatchDenoiser(Denoiser):
                 f"PatchDenoiser.map_shape: expected (C, h, w) of {math.prod(event_shape)} numbers, got "
                 f"{self.map_shape}: set it to the map that the latents are, or choose ResidualDenoiser."
             )
-        if tokens < 0:
-            raise ValueError(f"PatchDenoiser.tokens: expected at least 0, got {tokens}.")
         channels, height, breadth = self.map_shape
         if patch < 1 or height % patch or breadth % patch:
             raise ValueError(
@@ -142,19 +139,18 @@ class PatchDenoiser(Denoiser):
             )
         self.patch, places = patch, (height // patch) * (breadth // patch)
         self.told = Told(width, conditions)
-        extra = conditions.items() if tokens else ()
-        self.extra = nn.ModuleDict({name: nn.Linear(size, tokens * width) for name, size in extra})
+        self.extra = nn.ModuleDict({name: nn.Linear(size, tokens * width) for name, size in conditions.items()})
         self.first = nn.Linear(channels * patch**2, width)
         self.place = nn.Parameter(0.02 * torch.randn(places, width))
-        self.transformer = Transformer(width, depth, heads, causal=False, told=width)
+        self.transformer = Transformer(width, depth, heads, causal=False)
         self.last = zeroed(nn.Linear(width, channels * patch**2))
 
     def forward(self, x: Tensor, time: Tensor, conditions: Mapping[str, Tensor]) -> Tensor:
         size = self.map_shape[1:]
         patches = F.unfold(x.reshape(len(x), *self.map_shape), self.patch, stride=self.patch).transpose(1, 2)
         h = self.first(patches) + self.place  # (N, places, width)
-        front = [layer(conditions[name]).unflatten(-1, (-1, h.shape[-1])) for name, layer in self.extra.items()]
-        told = F.silu(self.told(time, conditions))
-        h = self.transformer(torch.cat((*front, h), 1), told=told)[:, -len(self.place) :]
+        front = [self.told(time, conditions)[:, None]]
+        front += [layer(conditions[name]).unflatten(-1, (-1, h.shape[-1])) for name, layer in self.extra.items()]
+        h = self.transformer(torch.cat((*front, h), 1))[:, -len(self.place) :]
         out = F.fold(self.last(h).transpose(1, 2), size, self.patch, stride=self.patch)
         return out.reshape(x.shape)

@@ -11,8 +11,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vae_lightning.nets.base import zeroed
-
 
 @dataclass
 class Cache:
@@ -39,11 +37,9 @@ class Cache:
 
 
 class Block(nn.Module):
-    """x + attention(norm(x)), then x + mlp(norm(x)) (Xiong et al. 2020, pre-norm). In a transformer that is told a
-    vector, each is x + gate * f(norm(x) * (1 + scale) + shift), where all three are linear in the vector and start at
-    zero, so that the block starts as the identity (Peebles & Xie 2023, adaLN-Zero)."""
+    """x + attention(norm(x)), then x + mlp(norm(x)) (Xiong et al. 2020, pre-norm)."""
 
-    def __init__(self, width: int, heads: int, dropout: float, depth: int, told: int = 0) -> None:
+    def __init__(self, width: int, heads: int, dropout: float, depth: int) -> None:
         super().__init__()
         self.heads, self.dropout = heads, dropout
         self.before_attention, self.before_mlp = nn.LayerNorm(width), nn.LayerNorm(width)
@@ -53,28 +49,10 @@ class Block(nn.Module):
         with torch.no_grad():  # so that the sum over all blocks starts as large as one (Radford et al. 2019)
             for last in (self.merge, self.contract):
                 last.weight.mul_((2 * depth) ** -0.5)
-        self.adapt = zeroed(nn.Linear(told, 6 * width)) if told else None
 
-    def forward(
-        self,
-        x: Tensor,
-        index: int,
-        seen: Tensor | None,
-        is_causal: bool,
-        cache: Cache | None,
-        told: Tensor | None = None,
-    ) -> Tensor:
-        if self.adapt is None:
-            x = x + self.attend(self.before_attention(x), index, seen, is_causal, cache)
-            return x + self.mlp(self.before_mlp(x))
-        gate, scale, shift, mlp_gate, mlp_scale, mlp_shift = self.adapt(told)[:, None].chunk(6, -1)
-        read = self.before_attention(x) * (1 + scale) + shift
-        x = x + gate * self.attend(read, index, seen, is_causal, cache)
-        out: Tensor = x + mlp_gate * self.mlp(self.before_mlp(x) * (1 + mlp_scale) + mlp_shift)
-        return out
-
-    def mlp(self, x: Tensor) -> Tensor:
-        return self._drop(self.contract(F.gelu(self.expand(x))))
+    def forward(self, x: Tensor, index: int, seen: Tensor | None, is_causal: bool, cache: Cache | None) -> Tensor:
+        x = x + self._drop(self.attend(self.before_attention(x), index, seen, is_causal, cache))
+        return x + self._drop(self.contract(F.gelu(self.expand(self.before_mlp(x)))))
 
     def attend(self, x: Tensor, index: int, seen: Tensor | None, is_causal: bool, cache: Cache | None) -> Tensor:
         split = self.query_key_value(x).unflatten(-1, (3, self.heads, -1))  # (B, T, 3, heads, width / heads)
@@ -83,7 +61,8 @@ class Block(nn.Module):
             key, value = cache.extend(index, key, value)
         rate = self.dropout if self.training else 0.0
         mixed = F.scaled_dot_product_attention(query, key, value, seen, dropout_p=rate, is_causal=is_causal)
-        return self._drop(self.merge(mixed.transpose(1, 2).flatten(2)))
+        out: Tensor = self.merge(mixed.transpose(1, 2).flatten(2))
+        return out
 
     def _drop(self, x: Tensor) -> Tensor:
         return F.dropout(x, self.dropout, self.training)
@@ -99,13 +78,12 @@ class Transformer(nn.Module):
         heads: of each attention.
         causal: no position sees a later one.
         dropout: probability of dropping in training, of attention weights and of what a block adds.
-        told: numbers of a vector that every position is told through adaptive layer norm; 0 for none.
 
     Raises:
         ValueError: a width that the heads do not divide, or no block.
     """
 
-    def __init__(self, width: int, depth: int, heads: int, causal: bool, dropout: float = 0.0, told: int = 0) -> None:
+    def __init__(self, width: int, depth: int, heads: int, causal: bool, dropout: float = 0.0) -> None:
         super().__init__()
         if heads < 1 or width < 1 or width % heads:
             raise ValueError(
@@ -114,18 +92,11 @@ class Transformer(nn.Module):
             )
         if depth < 1:
             raise ValueError(f"Transformer.depth: expected at least 1 block, got {depth}.")
-        self.width, self.causal, self.told = width, causal, told
-        self.blocks = nn.ModuleList(Block(width, heads, dropout, depth, told) for _ in range(depth))
+        self.width, self.causal = width, causal
+        self.blocks = nn.ModuleList(Block(width, heads, dropout, depth) for _ in range(depth))
         self.norm = nn.LayerNorm(width)
 
-    def forward(
-        self,
-        x: Tensor,
-        cache: Cache | None = None,
-        padding: Tensor | None = None,
-        prefix: int = 0,
-        told: Tensor | None = None,
-    ) -> Tensor:
+    def forward(self, x: Tensor, cache: Cache | None = None, padding: Tensor | None = None, prefix: int = 0) -> Tensor:
         """(B, T, width) -> (B, T, width).
 
         Args:
@@ -136,20 +107,13 @@ class Transformer(nn.Module):
                 nothing.
             prefix: the first so many positions see each other both ways, as conditions do, and all others see them
                 (Raffel et al. 2020, section 3.2.1). With a cache it comes whole, with the first positions.
-            told: the vector (B, told) of each sequence, for a transformer that is told one.
 
         Raises:
-            ValueError: a cache without a causal mask, a prefix behind cached positions, or nothing told where it is
-                expected, or the other way round.
+            ValueError: a cache without a causal mask, or a prefix behind cached positions.
         """
         if cache is not None and not self.causal:
             raise ValueError(
                 "Transformer.cache: expected a causal transformer, got one whose positions all see later ones."
-            )
-        if (told is None) == bool(self.told):
-            raise ValueError(
-                f"Transformer.told: expected {f'a vector of {self.told} numbers' if self.told else 'none'}, got "
-                f"{'none' if told is None else tuple(told.shape)}."
             )
         past = 0 if cache is None else len(cache)
         if prefix and past:
@@ -160,7 +124,7 @@ class Transformer(nn.Module):
         seen = self._seen(x, past, cache, padding, prefix)
         whole = self.causal and not past and seen is None  # torch's flag aligns its triangle to the first key
         for index, block in enumerate(self.blocks):
-            x = block(x, index, seen, whole, cache, told)
+            x = block(x, index, seen, whole, cache)
         out: Tensor = self.norm(x)
         return out
 
